@@ -1,0 +1,69 @@
+"""What a backend writes, described for everyone who runs it: the file and how its tensors map to the hub's."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """One input or output of an artifact.
+
+    Attributes:
+        name: in the artifact (TFLite signature name, Core ML feature name, ONNX value name).
+        hub_name: the student's name for the same tensor.
+        dtype: numpy name of what the artifact takes or gives.
+        shape: of the artifact's tensor; a symbolic dimension is a string.
+        permutation: ``artifact = transpose(hub, permutation)``; empty when the layouts agree.
+    """
+
+    name: str
+    hub_name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    permutation: tuple[int, ...] = ()
+
+
+class ArtifactDescription(msgspec.Struct, frozen=True):
+    """An artifact on disk.
+
+    Attributes:
+        file: its file (or .mlpackage folder) name, relative to the folder it was written to.
+        inputs, outputs: in the student's order.
+        runner: which runner runs it: "ort", "litert" or "mil".
+        notes: facts worth a line in the report ("compute precision float16").
+        minimum_os: the oldest system that runs it, as the target names it.
+    """
+
+    file: str
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    runner: str
+    notes: tuple[str, ...] = ()
+    minimum_os: str = ""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing a linter saw in a written artifact; ``level`` is "error" (it must not ship) or "warning"."""
+
+    level: str
+    where: str
+    message: str
+
+
+class WriteOptions(msgspec.Struct, frozen=True):
+    """What a writer is told beside the model.
+
+    Attributes:
+        scheme: name of the scheme the model carries.
+        inputs, outputs: layouts by name ("NCHW", "NC", ""), from the student.
+        minimum_os: deployment target ("iOS17"); "" for the backend's default.
+        name, licence, labels: recorded in the artifact where the format has a place for them.
+    """
+
+    scheme: str
+    input_layouts: dict[str, str] = {}
+    output_layouts: dict[str, str] = {}
+    minimum_os: str = ""
+    name: str = ""
+    licence: str = ""
+    labels: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""The hub: one fp32 ONNX model, captured, brought to canonical form and inspected."""

@@ -1,0 +1,65 @@
+"""Reading an onnx_ir graph: constants, attributes, static shapes. One place, so that every room asks the same way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+class HubError(InputError):
+    """A model the hub cannot hold; the message names the node."""
+
+
+def label(node: ir.Node) -> str:
+    """How messages name a node: operator and node name."""
+    return f"{node.op_type} '{node.name}'"
+
+
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """The numbers of an initializer or Constant output as a numpy array, None when the value is computed at run time."""
+    if value is None or value.const_value is None:
+        return None
+    return np.asarray(value.const_value.numpy())
+
+
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    """An attribute as Python data (int, float, str, list), ``default`` when absent."""
+    held = node.attributes.get(name)
+    if held is None:
+        return default
+    value = held.value
+    return list(value) if isinstance(value, tuple) else value
+
+
+def attributes(node: ir.Node) -> dict[str, Any]:
+    """All attributes of a node as Python data."""
+    return {name: attribute(node, name) for name in node.attributes}
+
+
+def static_shape(value: ir.Value) -> tuple[int, ...]:
+    """The shape of a value whose every dimension is known.
+
+    Raises:
+        HubError: a dimension is symbolic or unknown.
+    """
+    shape = value.shape
+    sizes = tuple(size for size in shape or () if isinstance(size, int))
+    if shape is None or len(sizes) != len(shape):
+        raise HubError(
+            f"value '{value.name}' has no static shape ({shape})", "declare fixed sizes in the student, or pin the symbolic dimensions"
+        )
+    return sizes
+
+
+def dtype_name(value: ir.Value) -> str:
+    """The numpy name of a value's type ("float32", "int64", "bool")."""
+    if value.dtype is None:
+        raise HubError(f"value '{value.name}' has no type", "run the canonical form first")
+    return str(np.dtype(value.dtype.numpy()))

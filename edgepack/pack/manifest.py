@@ -1,0 +1,177 @@
+"""pack.json: the versioned schema. Every path is relative to the pack and every number says how it was got.
+
+Truth kinds: "measured" (on a device that matches the target), "host" (real time or real runtime, but this machine is not the target),
+"emulated" (qemu), "simulated" (MIL interpreter), "predicted" (roofline).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from edgepack.backends.artifact import Binding, Finding
+from edgepack.student.spec import StudentDescription
+
+SCHEMA = 1
+Truth = Literal["measured", "host", "emulated", "simulated", "predicted"]
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """A file or folder of the pack: path, size in bytes, sha256 (of a folder: over sorted names and contents)."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class OutputParity(msgspec.Struct, frozen=True):
+    """How far one output is from the float64 run of the student, over the golden samples.
+
+    Attributes:
+        sqnr_db: 10 log10(sum reference^2 / sum error^2); None when the error is exactly zero.
+        max_abs_error: the largest absolute error; cosine: of the flattened outputs.
+        student_sqnr_db: the student's own fp32 run against the same float64 run.
+        floor_db: what ``sqnr_db`` must reach; None when this scheme is judged by its accuracy alone.
+        floor_reason: where the floor comes from, a phrase.
+        to_student_sqnr_db: artifact against the student's fp32 run.
+    """
+
+    name: str
+    sqnr_db: float | None
+    max_abs_error: float
+    cosine: float
+    student_sqnr_db: float | None
+    to_student_sqnr_db: float | None
+    floor_db: float | None
+    floor_reason: str = ""
+
+
+class Parity(msgspec.Struct, frozen=True):
+    """Agreement of an artifact, read back from disk and run, with the student."""
+
+    truth: Truth
+    samples: int
+    outputs: tuple[OutputParity, ...]
+
+
+class Accuracy(msgspec.Struct, frozen=True):
+    """Top-1 accuracy on the evaluation set, in fractions of 1.
+
+    Attributes:
+        value: with a Wilson interval. student: of the student's fp32 run on the same samples.
+        drop: student minus artifact, paired (Bonett-Price interval); positive means the artifact is worse.
+        agreement: fraction of samples whose top-1 equals the student's.
+    """
+
+    samples: int
+    value: Estimate
+    student: float
+    drop: Estimate
+    agreement: float
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """A user's own metric (``--metric file.py:function``) of this artifact and of the student."""
+
+    name: str
+    value: float
+    student: float
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Time of one query, milliseconds, on the device the environment names.
+
+    Attributes:
+        ratio_to_fp32: p25 of this artifact over p25 of the target's fp32 artifact, interleaved in one run, moving-block bootstrap;
+            None for the fp32 artifact itself.
+        p50, p90, p99: None where there are too few samples for that quantile.
+        warnings: what a reader must know (drift, coarse timer, other load).
+    """
+
+    truth: Truth
+    samples: int
+    threads: int
+    warm_up: int
+    p50: Estimate | None
+    p90: Estimate | None
+    p99: Estimate | None
+    ratio_to_fp32: Estimate | None
+    environment: dict[str, str]
+    histogram_edges_ms: tuple[float, ...] = ()
+    histogram_counts: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class ArtifactRecord(msgspec.Struct, frozen=True):
+    """One artifact of one target in one scheme, with everything that was found out about it.
+
+    Attributes:
+        parameters_bits: stored bits a weight (file size over weights), a rough size figure.
+        failures: gate failures, one line each; empty means it passed.
+        no_latency: why there is no latency; "" when there is one.
+    """
+
+    target: str
+    platform: str
+    scheme: str
+    runner: str
+    runtime: str
+    file: FileRecord
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    parity: Parity
+    accuracy: Accuracy | None
+    metrics: tuple[Metric, ...] = ()
+    latency: Latency | None = None
+    no_latency: str = ""
+    minimum_os: str = ""
+    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    failures: tuple[str, ...] = ()
+
+
+class CalibrationRecord(msgspec.Struct, frozen=True):
+    """The data behind the ranges and the accuracy. ``digest`` is over the samples' bytes."""
+
+    name: str
+    licence: str
+    calibration_samples: int
+    evaluation_samples: int
+    calibration_digest: str
+    evaluation_digest: str
+
+
+class HubRecord(msgspec.Struct, frozen=True):
+    """The hub or a quantized hub. ``operators`` counts nodes by operator; ``notes`` say what was rewritten or corrected."""
+
+    scheme: str
+    file: FileRecord
+    operators: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
+class Pack(msgspec.Struct, frozen=True):
+    """The whole manifest."""
+
+    schema: int
+    edgepack: str
+    created: str
+    student: StudentDescription
+    hubs: tuple[HubRecord, ...]
+    calibration: CalibrationRecord | None
+    ranges: FileRecord | None
+    constraints: FileRecord | None
+    golden_inputs: FileRecord
+    golden_outputs: FileRecord
+    golden_reference: FileRecord
+    artifacts: tuple[ArtifactRecord, ...]
+    versions: dict[str, str]

@@ -1,0 +1,1 @@
+"""Schemes, constraints, range and weight algorithms, and the Q/DQ form every backend reads."""

@@ -1,0 +1,125 @@
+"""What a student declares: tensors, preprocessing, labels, licence. Plain data that also travels in the pack."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class StudentError(InputError):
+    """A student that cannot be loaded, run or described."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """One named input or output of the student.
+
+    Attributes:
+        name: the name every artifact uses.
+        dtype: numpy name; None means as the example has it.
+        shape: sizes, a string for a symbolic dimension ("batch"); None means as the example has it.
+        layout: one letter a dimension ("NCHW", "NC", "NTC"), "" when the order means nothing. TFLite turns NCHW into NHWC.
+        value_range: smallest and largest real value a correct sample holds; None when unbounded.
+    """
+
+    name: str
+    dtype: str | None = None
+    shape: tuple[int | str, ...] | None = None
+    layout: str = ""
+    value_range: tuple[float, float] | None = None
+
+
+class ImagePreprocessing(msgspec.Struct, frozen=True):
+    """From an image file to the student's input: decode, resize, centre-crop, scale, normalize.
+
+    ``x = (pixel / 255 - mean) / std`` for each channel, pixels 0..255, float32, in the input's layout with a batch of 1.
+
+    Attributes:
+        height, width: of the input, in pixels.
+        channels: 1 (grey, ITU-R 601 luma) or 3 (RGB).
+        resize: "stretch" to the exact size, or "cover": the shorter side fits, the centre is cropped.
+        interpolation: "bilinear", "bicubic" or "nearest", with Pillow's anti-aliasing.
+        mean, std: for each channel, in units of 0..1.
+        invert: white becomes black (dark ink on paper for a student trained on light strokes).
+    """
+
+    height: int
+    width: int
+    channels: int = 3
+    resize: str = "cover"
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    invert: bool = False
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3) or self.height < 1 or self.width < 1:
+            raise ValueError(f"preprocessing needs 1 or 3 channels and a positive size, not {self.channels} x {self.height} x {self.width}")
+        if {len(self.mean), len(self.std)} - {1, self.channels} or min(self.std) <= 0:
+            raise ValueError("preprocessing mean and std need one value, or one for each channel, and std above 0")
+        if self.resize not in ("cover", "stretch") or self.interpolation not in ("bilinear", "bicubic", "nearest"):
+            raise ValueError(f"preprocessing knows no resize '{self.resize}' with interpolation '{self.interpolation}'")
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Smallest and largest value an input can take: what pixels 0 and 255 become in the widest channel."""
+        mean, std = np.asarray(self.mean), np.asarray(self.std)
+        return float(((0 - mean) / std).min()), float(((1 - mean) / std).max())
+
+    def load(self, path: Path, layout: str = "NCHW") -> NDArray[np.float32]:
+        """One image file as a sample of shape (1, C, H, W), or (1, H, W, C) for layout "NHWC".
+
+        Raises:
+            StudentError: the file is not an image Pillow can read.
+        """
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(path) as image:
+                pixels = self._fit(image.convert("L" if self.channels == 1 else "RGB"))
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise StudentError(f"{path} cannot be read as an image ({error})", "give a PNG or JPEG file") from error
+        return self.normalize(np.asarray(pixels, np.float32).reshape(self.height, self.width, self.channels), layout)
+
+    def normalize(self, pixels: NDArray[Any], layout: str = "NCHW") -> NDArray[np.float32]:
+        """Pixels 0..255 of shape (H, W, C) as a sample with a batch of 1."""
+        unit = pixels.astype(np.float32) / np.float32(255)
+        unit = 1 - unit if self.invert else unit
+        sample = (unit - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.ascontiguousarray((sample if layout == "NHWC" else sample.transpose(2, 0, 1))[None], np.float32)
+
+    def _fit(self, image: Any) -> Any:
+        from PIL import Image, ImageOps
+
+        method = Image.Resampling[self.interpolation.upper()]
+        size = (self.width, self.height)
+        return ImageOps.fit(image, size, method) if self.resize == "cover" else image.resize(size, method)
+
+
+class StudentDescription(msgspec.Struct, frozen=True):
+    """A student without its weights: what steps, packs and reports need to know.
+
+    Attributes:
+        name: a short name; source: where it was loaded from ("student.py:student").
+        inputs, outputs: with dtype and shape filled in.
+        preprocessing: None when samples arrive as tensors.
+        labels: class names in the order of the first output's last axis; may be empty.
+        licence: of the weights, an SPDX expression.
+        parameters: number of weights.
+    """
+
+    name: str
+    source: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocessing: ImagePreprocessing | None
+    labels: tuple[str, ...]
+    licence: str
+    parameters: int
