@@ -42,3 +42,9 @@ class DeviceError(EdgepackError):
     """A device cannot be reached (exit code 4)."""
 
     exit_code = 4
+
+
+def one_line(error: BaseException) -> str:
+    """Any exception as one line: its type and at most 200 characters of its message."""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text[:200]}"

@@ -37,12 +37,14 @@ class OutputParity(msgspec.Struct, frozen=True):
     """How far one output is from the float64 run of the student, over the golden samples.
 
     Attributes:
-        sqnr_db: 10 log10(sum reference^2 / sum error^2); None when the error is exactly zero.
+        sqnr_db: 10 log10(sum reference^2 / sum error^2); None when the error is exactly zero. Always finite, as JSON has no infinity:
+            at worst ``edgepack.verify.judge.WORST_DB``.
         max_abs_error: the largest absolute error; cosine: of the flattened outputs.
         student_sqnr_db: the student's own fp32 run against the same float64 run.
         floor_db: what ``sqnr_db`` must reach; None when this scheme is judged by its accuracy alone.
         floor_reason: where the floor comes from, a phrase.
         to_student_sqnr_db: artifact against the student's fp32 run.
+        non_finite: NaN or infinite elements of the output; above 0 the output failed whatever the floor.
     """
 
     name: str
@@ -53,6 +55,7 @@ class OutputParity(msgspec.Struct, frozen=True):
     to_student_sqnr_db: float | None
     floor_db: float | None
     floor_reason: str = ""
+    non_finite: int = 0
 
 
 class Parity(msgspec.Struct, frozen=True):

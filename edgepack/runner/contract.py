@@ -46,7 +46,7 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """What an adapter module provides."""
+    """What an adapter module provides. One whose time means nothing says why in an attribute ``no_latency``; "time" is then refused."""
 
     name: str
     version: str
@@ -111,6 +111,8 @@ def _run(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
 
 def _time(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
     """Interleaved ABBA queries of one or two artifacts on the first sample; nanoseconds, none dropped."""
+    if getattr(runtime, "no_latency", ""):
+        raise ValueError(f"there is nothing to time: {runtime.no_latency}")  # type: ignore[attr-defined]
     threads = int(request.get("threads", 1))
     sessions = [runtime.load(path, threads) for path in request["artifacts"].values()]
     with np.load(request["inputs"], allow_pickle=False) as stacked:

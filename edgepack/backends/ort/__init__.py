@@ -1,0 +1,1 @@
+"""The Raspberry Pi artifact: the hub itself, for ONNX Runtime."""

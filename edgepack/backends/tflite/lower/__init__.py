@@ -1,0 +1,29 @@
+"""The lowerings, a file per operator family; importing this registers them all."""
+
+from edgepack.backends.tflite.lower import (
+    activation,
+    convolution,
+    elementwise,
+    matmul,
+    normalization,
+    pooling,
+    quantization,
+    reduce,
+    resize,
+    selection,
+    shape,
+)
+
+__all__ = [
+    "activation",
+    "convolution",
+    "elementwise",
+    "matmul",
+    "normalization",
+    "pooling",
+    "quantization",
+    "reduce",
+    "resize",
+    "selection",
+    "shape",
+]

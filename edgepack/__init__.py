@@ -1,0 +1,33 @@
+"""edgepack: a distilled student through one ONNX hub to three artifacts, each verified and timed.
+
+The public names load on first use, so that importing the package imports no framework.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgepack.errors import EdgepackError as EdgepackError
+    from edgepack.student.load import load_student as load_student
+    from edgepack.student.program import Student as Student
+    from edgepack.student.spec import ImagePreprocessing as ImagePreprocessing
+    from edgepack.student.spec import TensorSpec as TensorSpec
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EdgepackError": "edgepack.errors",
+    "ImagePreprocessing": "edgepack.student.spec",
+    "Student": "edgepack.student.program",
+    "TensorSpec": "edgepack.student.spec",
+    "load_student": "edgepack.student.load",
+}
+__all__ = ["EdgepackError", "ImagePreprocessing", "Student", "TensorSpec", "__version__", "load_student"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgepack' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

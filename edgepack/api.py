@@ -1,0 +1,111 @@
+"""The public functions: what the command line does, as calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgepack.calibration.manifest import CalibrationSet, find_manifest
+from edgepack.converter.build import Tell, Timing, build_pack
+from edgepack.converter.execute import Watcher
+from edgepack.converter.pipeline import BuildRequest
+from edgepack.converter.step import Limits, Step
+from edgepack.errors import InputError
+from edgepack.latency.protocol import profile
+from edgepack.pack.files import load_pack as load_pack
+from edgepack.pack.manifest import Pack
+from edgepack.quantize.scheme import Scheme
+from edgepack.targets import Target, load_target
+from edgepack.verify.steps import refuse_metrics_without_data
+
+DEFAULT_TARGETS = ("raspberry-pi-5", "android", "ios")
+
+
+class RequestError(InputError):
+    """Options that do not fit together."""
+
+
+class Silent:
+    """A watcher that tells nobody."""
+
+    def started(self, step: Step, index: int, total: int) -> None:
+        """Nothing."""
+
+    def advanced(self, step: Step, done: int, total: int) -> None:
+        """Nothing."""
+
+    def finished(self, step: Step, seconds: float) -> None:
+        """Nothing."""
+
+
+def build(
+    student: str,
+    out: Path | str = "pack",
+    *,
+    targets: Sequence[str] = DEFAULT_TARGETS,
+    schemes: Sequence[str] = (),
+    calibration: str | None = None,
+    ranges: str = "minmax",
+    bias_correction: bool = True,
+    metrics: Sequence[str] = (),
+    latency: str = "quick",
+    threads: int = 1,
+    limits: Limits | None = None,
+    work: Path | None = None,
+    watcher: Watcher | None = None,
+    tell: Tell = lambda *_: None,
+) -> Pack:
+    """Export, verify, time and pack a student.
+
+    Args:
+        student: "student.py:student", "model.pt2" or "model.onnx".
+        out: folder of the pack; replaced whole when it is a pack already.
+        targets: names that ``edgepack targets`` lists, or .toml files.
+        schemes: for every target; empty for fp32, and w8a8 as well when there is a calibration set.
+        calibration: a manifest, or the name of a shipped one. Static schemes need it.
+        ranges: "minmax" or "mse".
+        metrics: "file.py:function", called with (outputs by name, labels), returning a number.
+        latency: a profile name ("quick", "smoke", "mlperf") or "none".
+        limits: of every step; 600 s and 8 GiB by default.
+        work: keeps the files and logs of every step.
+
+    Returns:
+        The manifest, also of artifacts that failed a gate: look at ``artifact.failures``.
+
+    Raises:
+        EdgepackError: bad input (exit code 2) or a failed step (3); nothing is left at ``out``.
+    """
+    chosen = tuple(load_target(name) for name in dict.fromkeys(targets))
+    manifest = find_manifest(calibration) if calibration else None
+    has_evaluation = manifest is not None and CalibrationSet.load(manifest).evaluation is not None
+    refuse_metrics_without_data(metrics, has_evaluation)
+    if ranges not in ("minmax", "mse"):
+        raise RequestError(f"range method '{ranges}' is not known", "use minmax or mse")
+    if not chosen:
+        raise RequestError("no target was named", "name one with -t; edgepack targets lists them")
+    if threads < 1:
+        raise RequestError(f"{threads} threads cannot run anything", "give 1 or more")
+    request = BuildRequest(
+        student=student,
+        targets=chosen,
+        schemes={target.name: _schemes(target, schemes, manifest is not None) for target in chosen},
+        manifest=manifest,
+        method=ranges,
+        bias_correction=bias_correction,
+        metrics=tuple(metrics),
+        has_evaluation=has_evaluation,
+        limits=limits or Limits(),
+    )
+    timing = Timing(None if latency == "none" else profile(latency), threads)
+    return build_pack(request, Path(out), timing, watcher or Silent(), tell, work)
+
+
+def _schemes(target: Target, asked: Sequence[str], calibrated: bool) -> tuple[str, ...]:
+    """The schemes of one target; RequestError for one it does not carry or that lacks a calibration."""
+    parsed = [Scheme.parse(name) for name in dict.fromkeys(asked or target.schemes)]
+    for scheme in parsed:
+        if scheme.name not in target.schemes:
+            raise RequestError(f"target {target.name} does not carry scheme {scheme.name}", f"it carries {', '.join(target.schemes)}")
+        if asked and scheme.is_static and not calibrated:
+            raise RequestError(f"scheme {scheme.name} needs a calibration set", "give one with -c manifest.toml")
+    return tuple(scheme.name for scheme in parsed if calibrated or not scheme.is_static)

@@ -1,0 +1,72 @@
+"""What the rest of edgepack calls: write, obstacles, lint."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from edgepack.backends.artifact import ArtifactDescription, Finding, WriteOptions
+from edgepack.backends.coreml.operations import read_hub
+from edgepack.backends.table import BackendError, Obstacle
+
+FILE = "model.mlpackage"
+# quantize and dequantize of activations exist from iOS 17 on.
+_DEFAULT_OS = "iOS17"
+_RELEASES = {"iOS15": 15, "iOS16": 16, "iOS17": 17, "iOS18": 18}
+
+
+def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
+    """Write ``<out>/model.mlpackage`` from a static-shape ONNX hub of opset 21.
+
+    Scheme "fp32" computes in float32, every other scheme in float16; inputs and outputs are float32 or int32 either way. Q/DQ pairs
+    stay: activations as ``quantize`` / ``dequantize``, weights as their codes. The package is read back from disk and must hold the
+    hub's codes, scales and zero points before it is put in place.
+
+    Raises:
+        BackendError: the model cannot be expressed (nothing is written), or the saved package does not hold what it must.
+        HubError: a shape is not static.
+    """
+    from edgepack.backends.coreml.frontend import build, demand_release, find_obstacles
+    from edgepack.backends.coreml.package import check_encodings, replace_package, save
+
+    minimum_os = options.minimum_os or _DEFAULT_OS
+    if minimum_os not in _RELEASES:
+        raise BackendError(f"coreml: minimum_os '{minimum_os}' is not known", f"use one of {', '.join(_RELEASES)}")
+    ios = _RELEASES[minimum_os]
+    hub = read_hub(model)
+    _refuse(find_obstacles(hub))
+    demand_release(hub.operations, ios)
+    dtype = "float32" if options.scheme == "fp32" else "float16"
+    built = build(hub, dtype, ios)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".coreml-") as scratch:
+        saved = Path(scratch) / FILE
+        save(built.program, saved, ios, options)
+        check_encodings(saved, built.encodings)
+        replace_package(saved, out / FILE)
+    notes = (f"compute precision {dtype}", *built.notes)
+    return ArtifactDescription(FILE, built.inputs, built.outputs, "mil", notes, minimum_os)
+
+
+def obstacles(model: Path) -> list[Obstacle]:
+    """Every reason a hub cannot be written, found without coremltools.
+
+    Raises:
+        HubError: a shape is not static.
+    """
+    from edgepack.backends.coreml.frontend import find_obstacles
+
+    return find_obstacles(read_hub(model))
+
+
+def lint(artifact: Path) -> list[Finding]:
+    """What Core ML would refuse in a written package: see ``edgepack.backends.coreml.rules``."""
+    from edgepack.backends.coreml.rules import lint as lint_package
+
+    return lint_package(artifact)
+
+
+def _refuse(found: list[Obstacle]) -> None:
+    if found:
+        more = f" (and {len(found) - 1} more; edgepack inspect lists all)" if len(found) > 1 else ""
+        raise BackendError(f"{found[0]}{more}", found[0].hint)

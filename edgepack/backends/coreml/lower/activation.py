@@ -1,0 +1,118 @@
+"""Activations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgepack.backends.coreml.emitter import Emitter, Var
+from edgepack.backends.coreml.table import constant_at, lowers, needs_constants, only, required
+from edgepack.quantize.fold import Operand, Operation
+
+
+@lowers("Relu")
+def relu(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Relu-14."""
+    return emit("relu", x=emit.value(required(operation, 0)))
+
+
+@lowers("Sigmoid")
+def sigmoid(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Sigmoid-13."""
+    return emit("sigmoid", x=emit.value(required(operation, 0)))
+
+
+@lowers("Tanh")
+def tanh(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Tanh-13."""
+    return emit("tanh", x=emit.value(required(operation, 0)))
+
+
+@lowers("Softplus")
+def softplus(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Softplus-1."""
+    return emit("softplus", x=emit.value(required(operation, 0)))
+
+
+@lowers("Softsign")
+def softsign(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Softsign-1."""
+    return emit("softsign", x=emit.value(required(operation, 0)))
+
+
+@lowers("Clip", honours={"min", "max"}, objects=(needs_constants(1, 2),))
+def clip(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Clip-13: the upper bound wins where the two cross, so it is applied last; either may be absent."""
+    x = emit.value(required(operation, 0))
+    low, high = constant_at(operation, 1, "min"), constant_at(operation, 2, "max")
+    if (low, high) == (0, 6):
+        return emit("relu6", x=x)
+    if low is not None:
+        x = emit("maximum", x=x, y=_bound(low, emit))
+    if high is not None:
+        x = emit("minimum", x=x, y=_bound(high, emit))
+    return x
+
+
+def _bound(value: float, emit: Emitter) -> np.floating:
+    """A bound beyond the precision's range bounds nothing, and the largest number of the precision says the same."""
+    limit = float(np.finfo(emit.dtype).max)
+    bound: np.floating = emit.number(float(np.clip(value, -limit, limit)))
+    return bound
+
+
+@lowers("LeakyRelu", honours={"alpha"})
+def leaky_relu(operation: Operation, emit: Emitter) -> Var:
+    """ONNX LeakyRelu-16."""
+    alpha = emit.number(operation.attributes.get("alpha", 0.01))
+    return emit("leaky_relu", x=emit.value(required(operation, 0)), alpha=alpha)
+
+
+@lowers("Elu", honours={"alpha"})
+def elu(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Elu-6."""
+    return emit("elu", x=emit.value(required(operation, 0)), alpha=emit.number(operation.attributes.get("alpha", 1.0)))
+
+
+@lowers("PRelu", objects=(needs_constants(1),))
+def prelu(operation: Operation, emit: Emitter) -> Var:
+    """ONNX PRelu-16. MIL's ``prelu`` takes one slope a channel and rank 4; any other slope is max(x, 0) + slope * min(x, 0)."""
+    x, slope = required(operation, 0), required(operation, 1)
+    value = emit.value(x)
+    if x.rank == 4 and _is_per_channel(slope, x):
+        alpha = np.broadcast_to(slope.real().ravel(), (x.shape[1],))
+        return emit("prelu", x=value, alpha=emit.reals(alpha, slope.name))
+    zero = emit.number(0)
+    negative = emit("mul", x=emit("minimum", x=value, y=zero), y=emit.value(slope))
+    return emit("add", x=emit("maximum", x=value, y=zero), y=negative)
+
+
+def _is_per_channel(slope: Operand, x: Operand) -> bool:
+    aligned = (1,) * (x.rank - slope.rank) + slope.shape
+    return slope.rank <= x.rank and all(size == 1 or axis == 1 for axis, size in enumerate(aligned))
+
+
+@lowers("HardSigmoid", honours={"alpha", "beta"})
+def hard_sigmoid(operation: Operation, emit: Emitter) -> Var:
+    """ONNX HardSigmoid-6."""
+    alpha, beta = operation.attributes.get("alpha", 0.2), operation.attributes.get("beta", 0.5)
+    return emit("sigmoid_hard", x=emit.value(required(operation, 0)), alpha=emit.number(alpha), beta=emit.number(beta))
+
+
+@lowers("HardSwish")
+def hard_swish(operation: Operation, emit: Emitter) -> Var:
+    """ONNX HardSwish-14: ``x * HardSigmoid(x)`` with alpha 1/6 and beta 1/2."""
+    x = emit.value(required(operation, 0))
+    return emit("mul", x=x, y=emit("sigmoid_hard", x=x, alpha=emit.number(1 / 6), beta=emit.number(0.5)))
+
+
+@lowers("Softmax", honours={"axis"})
+def softmax(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Softmax-13 along one axis."""
+    return emit("softmax", x=emit.value(required(operation, 0)), axis=operation.attributes.get("axis", -1))
+
+
+@lowers("Gelu", honours={"approximate"}, objects=(only("approximate", "none", "tanh"),))
+def gelu(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Gelu-20."""
+    exact = operation.attributes.get("approximate", "none") == "none"
+    return emit("gelu", x=emit.value(required(operation, 0)), mode="EXACT" if exact else "TANH_APPROXIMATION")

@@ -1,0 +1,79 @@
+"""MatMul and Gemm -> linear where the right side is a constant matrix, else matmul."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgepack.backends.coreml.emitter import Emitter, Var
+from edgepack.backends.coreml.table import lowers, operand_at, required
+from edgepack.quantize.fold import Operand, Operation
+
+# MIL's linear documents ranks up to 3 (iOS15/linear.py).
+_LINEAR_RANK = 3
+
+
+def _vectors(operation: Operation) -> tuple[str, str] | None:
+    ranks = required(operation, 0).rank, required(operation, 1).rank
+    return None if min(ranks) > 1 else (f"multiplies ranks {ranks[0]} and {ranks[1]}", "use matrices: add a dimension of size 1")
+
+
+@lowers("MatMul", objects=(_vectors,))
+def matmul(operation: Operation, emit: Emitter) -> Var:
+    """ONNX MatMul-13. A constant matrix on the right goes to ``linear``, transposed as data, where weight compression applies."""
+    x, y = required(operation, 0), required(operation, 1)
+    if y.constant is not None and y.rank == 2 and x.rank <= _LINEAR_RANK and x.constant is None:
+        return emit("linear", x=emit.value(x), weight=emit.transposed(y))
+    return emit("matmul", x=emit.value(x), y=emit.value(y))
+
+
+def _scaled_codes(operation: Operation) -> tuple[str, str] | None:
+    """alpha and beta scale constants at write time; codes would have to change for that."""
+    weight, alpha = required(operation, 1), operation.attributes.get("alpha", 1.0)
+    if alpha == 1 or (weight.constant is not None and weight.encoding is None):
+        return None
+    return f"alpha = {alpha} scales a weight that is quantized or computed at run time", "fold alpha into the student's weight"
+
+
+def _scaled_bias(operation: Operation) -> tuple[str, str] | None:
+    bias, beta = operand_at(operation, 2), operation.attributes.get("beta", 1.0)
+    if bias is None or beta == 1 or bias.constant is not None:
+        return None
+    return f"beta = {beta} scales a bias that is computed at run time", "multiply it in the student"
+
+
+@lowers("Gemm", honours={"alpha", "beta", "transA", "transB"}, objects=(_scaled_codes, _scaled_bias))
+def gemm(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Gemm-13: ``alpha * A' @ B' + beta * C`` of matrices."""
+    a, b, c = required(operation, 0), required(operation, 1), operand_at(operation, 2)
+    x = emit.value(a)
+    x = emit("transpose", x=x, perm=[1, 0]) if operation.attributes.get("transA", 0) else x
+    transposed = bool(operation.attributes.get("transB", 0))
+    bias = None if c is None else _scaled(c, operation.attributes.get("beta", 1.0))
+    if b.constant is None:
+        product = emit("matmul", x=x, y=emit.value(b), transpose_y=transposed)
+        return product if bias is None else emit("add", x=product, y=emit.value(bias))
+    weight = _scaled(b, operation.attributes.get("alpha", 1.0))
+    held = emit.value(weight) if transposed else emit.transposed(weight)
+    return _linear(x, held, bias, operation.outputs[0].shape[1], emit)
+
+
+def _linear(x: Var, weight: Var, bias: Operand | None, width: int, emit: Emitter) -> Var:
+    """``linear`` with its bias inside when it is one constant a column."""
+    if bias is None:
+        return emit("linear", x=x, weight=weight)
+    if bias.constant is None or bias.shape[:-1] not in ((), (1,)):
+        return emit("add", x=emit("linear", x=x, weight=weight), y=emit.value(bias))
+    row = np.broadcast_to(_bias_values(bias).reshape(-1), (width,))
+    return emit("linear", x=x, weight=weight, bias=emit.reals(row, bias.name))
+
+
+def _bias_values(bias: Operand) -> np.ndarray:
+    assert bias.constant is not None
+    return bias.constant if bias.encoding is None else bias.encoding.dequantize(bias.constant, "float64")
+
+
+def _scaled(operand: Operand, factor: float) -> Operand:
+    """A constant times a factor; the operand itself for 1."""
+    if factor == 1 or operand.constant is None:
+        return operand
+    return Operand(f"{operand.name}_scaled", operand.shape, operand.dtype, None, operand.real() * np.float32(factor))

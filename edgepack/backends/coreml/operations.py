@@ -1,0 +1,94 @@
+"""The hub as Core ML reads it: one operation a node, Q/DQ nodes kept, dequantized constants seen as encoded operands.
+
+Unlike ``quantize.fold``, nothing is turned into integer arithmetic: Core ML carries activations as ``quantize`` / ``dequantize`` pairs
+and weights as codes that are dequantized when the model is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepack.backends.table import BackendError
+from edgepack.hub.graph import attributes, constant, dtype_name, static_shape
+from edgepack.quantize.encoding import Encoding
+from edgepack.quantize.fold import Operand, Operation, encoding_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_ONNX_DOMAINS = ("", "ai.onnx")
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A model in execution order. ``inputs`` leave out initializers."""
+
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    operations: tuple[Operation, ...]
+
+
+def read_hub(model: Path) -> Hub:
+    """Read a static-shape ONNX model of opset 21.
+
+    Raises:
+        HubError: a value has no static shape or no type.
+        BackendError: the file is no ONNX model.
+    """
+    import onnx_ir
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+    try:
+        loaded = onnx_ir.load(model)
+    except Exception as error:
+        raise BackendError(f"{model} cannot be read as an ONNX model ({error})", "export the hub again") from error
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(loaded)
+    graph = loaded.graph
+    inputs = tuple(_plain(value) for value in graph.inputs if value.const_value is None)
+    return Hub(inputs, tuple(map(_plain, graph.outputs)), tuple(map(_operation, graph)))
+
+
+def _operation(node: ir.Node) -> Operation:
+    domain = "" if node.domain in _ONNX_DOMAINS else f"{node.domain}::"
+    if not domain and node.op_type in _QUANTIZERS and _encoding(node) is not None:
+        return _conversion(node)
+    inputs = tuple(None if value is None else _operand(value) for value in node.inputs)
+    return Operation(domain + node.op_type, node.name or "", attributes(node), inputs, tuple(map(_plain, node.outputs)))
+
+
+def _conversion(node: ir.Node) -> Operation:
+    """A QuantizeLinear or DequantizeLinear between reals and codes; scale and zero point are in the codes' encoding."""
+    codes = _codes(node)
+    source, result = node.inputs[0], node.outputs[0]
+    assert source is not None
+    ends = (_plain(source), codes) if node.op_type == "QuantizeLinear" else (codes, _plain(result))
+    return Operation(node.op_type, node.name or "", attributes(node), ends[:1], ends[1:])
+
+
+def _operand(value: ir.Value) -> Operand:
+    """A value as an operation reads it; a dequantized constant is read as its codes."""
+    node = value.producer()
+    if node is None or node.op_type != "DequantizeLinear" or constant(node.inputs[0]) is None or _encoding(node) is None:
+        return _plain(value)
+    held = _codes(node)
+    return Operand(value.name or "", held.shape, dtype_name(value), held.encoding, held.constant)
+
+
+def _codes(node: ir.Node) -> Operand:
+    value = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+    real = node.inputs[0] if node.op_type == "QuantizeLinear" else node.outputs[0]
+    assert value is not None and real is not None
+    return Operand(value.name or "", static_shape(value), dtype_name(real), _encoding(node), constant(value))
+
+
+def _encoding(node: ir.Node) -> Encoding | None:
+    """None when scale or zero point is computed at run time."""
+    parameters = [value for value in node.inputs[1:] if value is not None]
+    return None if any(constant(value) is None for value in parameters) else encoding_of(node)
+
+
+def _plain(value: ir.Value) -> Operand:
+    return Operand(value.name or "", static_shape(value), dtype_name(value), None, constant(value))

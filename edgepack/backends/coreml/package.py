@@ -1,0 +1,128 @@
+"""Saving a MIL program as an .mlpackage with fixed bytes, and checking what the saved package holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack import __version__
+from edgepack.backends.artifact import WriteOptions
+from edgepack.backends.coreml.emitter import HeldEncoding
+from edgepack.backends.table import BackendError
+from edgepack.mil.environment import coremltools
+from edgepack.mil.program import constant_value, read_function
+
+# All that runs between our program and the package. Every pass of coremltools' default pipeline is left out on purpose: the program is
+# already in its final form and types, const_deduplication merges constants that are merely close, the quantization passes move scales and
+# drop zero points, and the fusions would fold a quantize / dequantize pair away. What remains does not change a number:
+_PASSES = [
+    # Drops the constants of parameters that coremltools' Builder filled in and nothing reads.
+    "common::dead_code_elimination",
+    # The Builder numbers operations; a hub value may happen to have such a name.
+    "common::dedup_op_and_var_names",
+]
+_SPEC = Path("Data") / "com.apple.CoreML" / "model.mlmodel"
+
+
+def save(program: Any, path: Path, ios: int, options: WriteOptions) -> None:
+    """Write a coremltools ``Program`` to ``path`` (an .mlpackage folder that must not exist). Same program, same bytes."""
+    ct = coremltools()
+    model = ct.convert(
+        program,
+        convert_to="mlprogram",
+        minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
+        # The program states its own precision; this only keeps coremltools from casting it again.
+        compute_precision=ct.precision.FLOAT32,
+        pass_pipeline=ct.PassPipeline(list(_PASSES), "edgepack"),
+        skip_model_load=True,
+    )
+    model.save(str(path))
+    _describe(path / _SPEC, options)
+    _settle_identifiers(path / "Manifest.json")
+
+
+def check_encodings(path: Path, expected: Sequence[HeldEncoding]) -> None:
+    """Assert that the package on disk holds the hub's codes, scales and zero points.
+
+    Raises:
+        BackendError: one is missing or differs; the message names it.
+    """
+    held = {output.name: operation for operation in read_function(path).operations for output in operation.outputs}
+    for want in expected:
+        operation = held.get(want.name)
+        if operation is None or not _holds(operation, want):
+            raise BackendError(
+                f"coreml: the saved package does not hold the hub's codes, scale or zero point of '{want.name}'",
+                "report this with the model: the package must not ship",
+            )
+
+
+# Where each operation keeps codes, scale and zero point.
+_PARAMETERS = {
+    "quantize": (None, "scale", "zero_point"),
+    "dequantize": (None, "scale", "zero_point"),
+    "constexpr_affine_dequantize": ("quantized_data", "scale", "zero_point"),
+    "constexpr_blockwise_shift_scale": ("data", "scale", "offset"),
+}
+
+
+def _holds(operation: Any, want: HeldEncoding) -> bool:
+    if operation.op_type not in _PARAMETERS:
+        return False
+    codes, scale, zero_point = (None if name is None else _parameter(operation, name) for name in _PARAMETERS[operation.op_type])
+    return (
+        _equal(codes, want.codes)
+        and _equal(None if scale is None else scale.ravel(), want.encoding.scale.ravel())
+        and _equal(None if zero_point is None else zero_point.ravel(), want.encoding.zero_point.ravel())
+    )
+
+
+def _parameter(operation: Any, name: str) -> NDArray[Any] | None:
+    bound = operation.inputs.get(name)
+    return None if bound is None else np.asarray(constant_value(bound))
+
+
+def _equal(found: NDArray[Any] | None, want: NDArray[Any] | None) -> bool:
+    if found is None or want is None:
+        return found is want
+    return found.dtype == want.dtype and np.array_equal(found, want)
+
+
+def _describe(path: Path, options: WriteOptions) -> None:
+    """Write metadata into the saved spec: name, licence, labels, and what wrote it, without the date."""
+    ct = coremltools()
+    spec = ct.utils.load_spec(str(path))
+    metadata = spec.description.metadata
+    metadata.shortDescription, metadata.license, metadata.author = options.name, options.licence, "edgepack"
+    metadata.versionString = __version__
+    metadata.userDefined.clear()
+    metadata.userDefined["com.github.apple.coremltools.version"] = ct.__version__
+    metadata.userDefined["edgepack.scheme"] = options.scheme
+    if options.labels:
+        metadata.userDefined["labels"] = json.dumps(list(options.labels), ensure_ascii=False)
+    path.write_bytes(spec.SerializeToString(deterministic=True))
+
+
+def _settle_identifiers(path: Path) -> None:
+    """Give the manifest's entries identifiers made from their paths, instead of random ones."""
+    manifest = json.loads(path.read_text())
+    fixed = {old: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])) for old, entry in manifest["itemInfoEntries"].items()}
+    manifest["itemInfoEntries"] = {
+        fixed[old]: entry for old, entry in sorted(manifest["itemInfoEntries"].items(), key=lambda e: e[1]["path"])
+    }
+    manifest["rootModelIdentifier"] = fixed[manifest["rootModelIdentifier"]]
+    path.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
+
+
+def replace_package(source: Path, target: Path) -> None:
+    """Move a finished package into place; one that was there goes first."""
+    if target.exists():
+        shutil.rmtree(target)
+    source.replace(target)

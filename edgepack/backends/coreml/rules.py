@@ -1,0 +1,109 @@
+"""What Core ML refuses in a package, looked for in the package on disk.
+
+Independent of the writer and of the interpreter: it knows only Core ML's rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepack.backends.artifact import Finding
+from edgepack.backends.coreml.table import MAX_RANK
+from edgepack.mil.environment import coremltools
+from edgepack.mil.errors import MilError
+from edgepack.mil.program import opset_name, read_function
+
+# The types of an input or output multi-array (FeatureTypes.proto, ArrayFeatureType); double is read but slow and not written by us.
+_FEATURE_TYPES = ("FLOAT32", "FLOAT16", "INT32")
+# Integer tensors of 8 bits came with iOS 17, fp16 features with iOS 16 (coremltools adjust_io_to_supported_types.py).
+_CODES_RELEASE = 7
+_FP16_FEATURE_RELEASE = 6
+
+
+def lint(artifact: Path) -> list[Finding]:
+    """Findings in an .mlpackage, in program order; an empty list means Core ML's known rules hold."""
+    try:
+        function = read_function(artifact)
+    except MilError as error:
+        return [Finding("error", artifact.name, error.cause)]
+    return [*_features(artifact, function), *_values(function)]
+
+
+def _error(where: str, message: str) -> Finding:
+    return Finding("error", where, message)
+
+
+def _features(artifact: Path, function: Any) -> Iterator[Finding]:
+    description = coremltools().utils.load_spec(str(artifact)).description
+    release = _release(opset_name(function))
+    for feature in (*description.input, *description.output):
+        if feature.type.WhichOneof("Type") != "multiArrayType":
+            yield _error(feature.name, "is not a multi-array")
+            continue
+        array = feature.type.multiArrayType
+        name = array.ArrayDataType.Name(array.dataType)
+        if name not in _FEATURE_TYPES or (name == "FLOAT16" and release < _FP16_FEATURE_RELEASE):
+            yield _error(feature.name, f"input or output of type {name} is not accepted by this package's system version")
+        if not array.shape:
+            yield _error(feature.name, "input or output without dimensions")
+
+
+def _release(opset: str) -> int:
+    return int(opset.removeprefix("CoreML"))
+
+
+def _values(function: Any) -> Iterator[Finding]:
+    for variable in function.inputs.values():
+        yield from _shape(variable)
+    for operation in function.operations:
+        yield from _availability(operation, function)
+        for output in operation.outputs:
+            yield from () if _feeds_only_constexpr(output) else _shape(output)
+            yield from _numbers(operation, output)
+
+
+def _feeds_only_constexpr(output: Any) -> bool:
+    """What is unpacked when the model is loaded may have any rank (coremltools program.py, _check_invalid_tensor_rank)."""
+    return bool(output.child_ops) and all(str(child.op_type).startswith("constexpr_") for child in output.child_ops)
+
+
+def _shape(variable: Any) -> Iterator[Finding]:
+    sizes = tuple(variable.shape) if getattr(variable, "shape", None) is not None else ()
+    symbolic = [size for size in sizes if not isinstance(size, int | np.integer)]
+    if symbolic:
+        yield _error(variable.name, f"symbolic shape {sizes}")
+    elif len(sizes) > MAX_RANK:
+        yield _error(variable.name, f"rank {len(sizes)} is above {MAX_RANK}")
+    elif 0 in sizes:
+        yield _error(variable.name, f"shape {sizes} has no elements")
+
+
+def _availability(operation: Any, function: Any) -> Iterator[Finding]:
+    """An operator must be of an opset no newer than the package's, and 8-bit values need iOS 17."""
+    from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
+
+    versions = SSAOpRegistry.core_ops.get(operation.op_type, {})
+    release = _release(opset_name(function))
+    if not any(version <= function.opset_version for version in versions):
+        yield _error(operation.name, f"operator {operation.op_type} is not in opset {opset_name(function)}")
+    if release < _CODES_RELEASE and any(_is_code(output) for output in operation.outputs) and operation.op_type != "const":
+        yield _error(operation.name, f"8-bit values are not in opset {opset_name(function)}")
+
+
+def _is_code(variable: Any) -> bool:
+    from coremltools.converters.mil.mil import types
+
+    return variable.dtype in (types.int8, types.uint8)
+
+
+def _numbers(operation: Any, output: Any) -> Iterator[Finding]:
+    """NaN and infinite constants: Core ML's fp16 kernels spread them."""
+    if operation.op_type != "const" or isinstance(output.val, str) or output.val is None:
+        return
+    array = np.asarray(output.val)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        yield _error(output.name, "constant holds NaN or infinity")

@@ -1,0 +1,69 @@
+"""The step that writes an artifact, and the one that lists what stands in a model's way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgepack.arrays import load_arrays
+from edgepack.backends.artifact import WriteOptions
+from edgepack.backends.registry import NEEDS_STATIC_SHAPES, backend
+from edgepack.backends.table import Obstacle
+from edgepack.converter.step import Progress
+from edgepack.hub.pin import pinned, symbols
+from edgepack.student.spec import StudentDescription
+from edgepack.targets import Target
+
+
+def write(model: Path, student: Path, example: Path, target: dict[str, Any], scheme: str, out: Path, progress: Progress) -> None:
+    """Write the artifact with artifact.json (its description) and findings.json (its lint, from disk).
+
+    Args:
+        model: the hub, or the quantized hub of ``scheme``.
+        target: fields of ``targets.Target``.
+    """
+    goal = msgspec.convert(target, Target)
+    described = msgspec.json.decode(student.read_bytes(), type=StudentDescription)
+    options = WriteOptions(
+        scheme=scheme,
+        input_layouts={spec.name: spec.layout for spec in described.inputs},
+        output_layouts={spec.name: spec.layout for spec in described.outputs},
+        minimum_os=goal.minimum_os,
+        name=described.name,
+        licence=described.licence,
+        labels=described.labels,
+    )
+    writer = backend(goal.backend)
+    written = writer.write(as_backend_wants(model, goal.backend, example, out), out, options)
+    progress(1, 2)
+    findings = writer.lint(out / written.file)
+    written = msgspec.structs.replace(written, minimum_os=written.minimum_os or goal.minimum_os)
+    (out / "artifact.json").write_bytes(msgspec.json.encode(written))
+    (out / "findings.json").write_bytes(msgspec.json.encode(findings))
+    progress(2, 2)
+
+
+def obstacles(hub: Path, example: Path, backends: list[str], out: Path, progress: Progress) -> None:
+    """What stands in the way of every backend, as obstacles.json."""
+    found: list[Obstacle] = []
+    for done, name in enumerate(backends):
+        found += backend(name).obstacles(as_backend_wants(hub, name, example, out))
+        progress(done + 1, len(backends))
+    (out / "obstacles.json").write_bytes(msgspec.json.encode(found))
+
+
+def as_backend_wants(model: Path, name: str, example: Path, out: Path) -> Path:
+    """The model itself, or a copy pinned to the example's sizes when the format needs static shapes and the model has symbolic ones."""
+    if name not in NEEDS_STATIC_SHAPES:
+        return model
+    import onnx_ir as ir
+
+    hub = ir.load(model)
+    if not symbols(hub):
+        return model
+    sizes = {name: array.shape for name, array in load_arrays(example).items()}
+    path = out / "pinned.onnx"
+    ir.save(pinned(hub, sizes), path)
+    return path

@@ -1,0 +1,180 @@
+"""A hub on disk -> model.tflite on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepack.backends.artifact import ArtifactDescription, Binding, WriteOptions
+from edgepack.backends.table import BackendError, Obstacle
+from edgepack.backends.tflite.emit import Emitter, is_integer, stored_dtype
+from edgepack.backends.tflite.flatbuffer import serialize
+from edgepack.backends.tflite.layout import Layout, channels_last
+from edgepack.backends.tflite.program import Options, Program, Tensor, View
+from edgepack.backends.tflite.table import INTEGER_KERNELS, TABLE
+from edgepack.hub.graph import constant
+from edgepack.quantize.fold import FoldedGraph, Operand, Operation, fold
+from edgepack.quantize.scheme import Scheme
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FILE = "model.tflite"
+
+# What the hub may carry and this writer can say: static codes, weight codes for hybrid or expanded kernels, half weights.
+_SCHEMES = ("fp32", "fp16", "w8a8", "w8d8", "w8")
+
+_FUSING = frozenset({"Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool"})
+_FUSED_RANGES = {(0.0, 6.0): "Relu6", (-1.0, 1.0): "ReluN1To1", (0.0, None): "Relu"}
+
+
+def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
+    """Write ``<out>/model.tflite``.
+
+    Args:
+        model: a canonical hub: ONNX opset 21, static shapes; plain for fp32 and fp16, with Q/DQ pairs for w8a8, with dequantized weights
+            for w8 and w8d8.
+        out: an existing folder.
+        options: an input or output of layout "NCHW" becomes NHWC in the artifact.
+
+    Raises:
+        BackendError: a node or scheme TFLite cannot express; nothing has been written then.
+    """
+    scheme = Scheme.parse(options.scheme)
+    if scheme.name not in _SCHEMES:
+        raise BackendError(f"tflite: scheme {scheme.name} has no kernels that hold up in TFLite", f"use one of {', '.join(_SCHEMES)}")
+    graph = _read(model)
+    TABLE.demand(graph.operations)
+    program = lower(graph, options)
+    content = serialize(program)
+    (out / FILE).write_bytes(content)
+    return _describe(graph, program, options)
+
+
+def obstacles(model: Path) -> list[Obstacle]:
+    """Every reason this backend cannot express the model, in graph order."""
+    return TABLE.obstacles(_read(model).operations)
+
+
+def lower(graph: FoldedGraph, options: WriteOptions) -> Program:
+    """The artifact of a graph without obstacles."""
+    emit = Emitter(Scheme.parse(options.scheme))
+    inputs = [(operand.name, _input(operand, emit, options)) for operand in graph.inputs]
+    for operation in graph.operations:
+        _lower(operation, emit)
+    outputs: list[tuple[str, View]] = []
+    for operand in graph.outputs:
+        outputs.append((operand.name, _output(operand, emit, options, [view.tensor for _, view in (*inputs, *outputs)])))
+    return emit.program(inputs, outputs, _metadata(options))
+
+
+def _read(model: Path) -> FoldedGraph:
+    import onnx_ir as ir
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+    import edgepack.backends.tflite.lower  # noqa: F401 - registers the lowerings
+
+    held = ir.load(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(held)
+    return fold(held, fuses)
+
+
+def fuses(producer: ir.Node, consumer: ir.Node) -> str | None:
+    """The activation a kernel applies to its own output: Relu, or Clip to 0..6, -1..1 or 0..infinity."""
+    if producer.op_type not in _FUSING or producer.outputs[0].dtype is None or producer.outputs[0].dtype.name != "FLOAT":
+        return None
+    if consumer.op_type == "Relu":
+        return "Relu"
+    if consumer.op_type != "Clip":
+        return None
+    bounds = [constant(value) for value in (*consumer.inputs[1:3], None, None)[:2]]
+    computed = any(value is not None and constant(value) is None for value in consumer.inputs[1:3])
+    low, high = (None if bound is None else float(bound.item()) for bound in bounds)
+    return None if computed or low is None else _FUSED_RANGES.get((low, high))
+
+
+def _input(operand: Operand, emit: Emitter, options: WriteOptions) -> View:
+    view = emit.output(operand, _end_layout(operand, options.input_layouts))
+    emit.bind(operand.name, view)
+    return view
+
+
+def _end_layout(operand: Operand, layouts: dict[str, str]) -> Layout:
+    is_image = layouts.get(operand.name) == "NCHW" and operand.rank == 4
+    return Layout(operand.shape, channels_last(4)) if is_image else Layout.plain(operand.shape)
+
+
+def _lower(operation: Operation, emit: Emitter) -> None:
+    in_float = is_integer(operation) and operation.op_type not in INTEGER_KERNELS
+    results = _in_float(operation, emit) if in_float else _results(_expanded(operation, emit), emit)
+    for operand, view in zip(operation.outputs, results, strict=True):
+        emit.bind(operand.name, view)
+
+
+def _results(operation: Operation, emit: Emitter) -> list[View]:
+    lowered = TABLE[operation.op_type](operation, emit)
+    return [lowered] if isinstance(lowered, View) else lowered
+
+
+def _expanded(operation: Operation, emit: Emitter) -> Operation:
+    """A real operation reads reals: its constant codes are expanded, those of int8 by the interpreter at start-up."""
+    if is_integer(operation) or operation.op_type == "DequantizeLinear":
+        return operation
+    return replace(operation, inputs=tuple(_expanded_constant(operand, emit) for operand in operation.inputs))
+
+
+def _expanded_constant(operand: Operand | None, emit: Emitter) -> Operand | None:
+    if operand is None or operand.constant is None or operand.encoding is None:
+        return operand
+    real = replace(operand, name=f"{operand.name}/real")
+    is_symmetric = operand.encoding.scale.size == 1 or not operand.encoding.zero_point.any()
+    kept = operand.encoding.dtype in ("int8", "uint8") and is_symmetric
+    held = emit.real(emit.take(operand)) if kept else emit.constant(real.name, operand.real())
+    emit.bind(real.name, held)
+    return real
+
+
+def _in_float(operation: Operation, emit: Emitter) -> list[View]:
+    """An operator without an integer kernel, as the hub's Q/DQ pairs spell it: codes to reals, compute, reals to codes."""
+    inputs = tuple(_real_operand(operand, emit) for operand in operation.inputs)
+    outputs = tuple(replace(operand, name=f"{operand.name}/real", encoding=None) for operand in operation.outputs)
+    results = _results(replace(operation, inputs=inputs, outputs=outputs), emit)
+    pairs = zip(results, operation.outputs, strict=True)
+    return [emit.run("QUANTIZE", [view], emit.output(operand, view.layout), Options("QuantizeOptions")) for view, operand in pairs]
+
+
+def _real_operand(operand: Operand | None, emit: Emitter) -> Operand | None:
+    if operand is None or operand.encoding is None:
+        return operand
+    real = replace(operand, name=f"{operand.name}/real", encoding=None)
+    if operand.constant is not None:
+        return replace(real, constant=operand.real())
+    emit.bind(real.name, emit.real(emit.take(operand)))
+    return real
+
+
+def _output(operand: Operand, emit: Emitter, options: WriteOptions, taken: list[Tensor]) -> View:
+    """The output in the layout it is declared in, as a tensor of its own."""
+    view = emit.ordered(emit.take(operand), _end_layout(operand, options.output_layouts).order)
+    is_shared = view.is_constant or any(view.tensor is tensor for tensor in taken)
+    return emit.copy(view, operand.name) if is_shared else view
+
+
+def _metadata(options: WriteOptions) -> dict[str, bytes]:
+    held = {"name": options.name, "licence": options.licence, "labels": list(options.labels), "scheme": options.scheme}
+    return {"edgepack": json.dumps(held, sort_keys=True).encode()}
+
+
+def _describe(graph: FoldedGraph, program: Program, options: WriteOptions) -> ArtifactDescription:
+    moved = sum(call.operator == "TRANSPOSE" for call in program.calls)
+    notes = (f"{moved} layout transposes inside",) if moved else ()
+    inputs = tuple(_binding(operand, options.input_layouts) for operand in graph.inputs)
+    outputs = tuple(_binding(operand, options.output_layouts) for operand in graph.outputs)
+    return ArtifactDescription(FILE, inputs, outputs, "litert", notes)
+
+
+def _binding(operand: Operand, layouts: dict[str, str]) -> Binding:
+    layout = _end_layout(operand, layouts)
+    return Binding(operand.name, operand.name, stored_dtype(operand.dtype), layout.stored, layout.permutation)

@@ -1,0 +1,56 @@
+"""The program ``edgepack``: its verbs, and how every failure ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import edgepack
+from edgepack.cli import build, demo, doctor, init, inspect, report, run, targets
+from edgepack.cli.output import fail, wants_json
+from edgepack.errors import EdgepackError
+
+# Shells report a program ended by Ctrl-C as 128 + SIGINT.
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="edgepack",
+    help="Export a distilled student through one ONNX hub to TFLite, Core ML and ONNX Runtime: verified and timed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    epilog="Exit codes: 0 ok, 1 a gate failed, 2 bad usage or input, 3 a step failed, 4 a device cannot be reached.",
+)
+for _verb in (build, inspect, run, report, targets, demo, init, doctor):
+    app.command(name=_verb.__name__.rpartition(".")[2])(_verb.command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgepack {edgepack.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")] = False,
+) -> None:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+def main() -> None:
+    """Run the program; a failure a person can act on is one line and its exit code."""
+    try:
+        app()
+    except EdgepackError as error:
+        fail(error, wants_json(sys.argv))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("edgepack: interrupted; nothing was left half-written", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(1)

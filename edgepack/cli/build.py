@@ -1,0 +1,81 @@
+"""``edgepack build``: a student to verified and timed artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+StudentArgument = Annotated[str, typer.Argument(metavar="STUDENT", help="file.py:function, a .pt2 file or an .onnx file.")]
+TargetOption = Annotated[
+    list[str] | None, typer.Option("--target", "-t", help="Target name or .toml file; repeat. Default: raspberry-pi-5, android, ios.")
+]
+CalibrationOption = Annotated[
+    str | None, typer.Option("--calibration", "-c", help="Calibration manifest (.toml), or the name of a shipped one.")
+]
+SchemeOption = Annotated[list[str] | None, typer.Option("--scheme", "-s", help="fp32, w8a8; repeat. Default: all that the target carries.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the pack; an older pack there is replaced whole.")]
+LatencyOption = Annotated[str, typer.Option(help="Latency profile: quick, smoke, mlperf or none.")]
+TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds a step or a runner may take.")]
+MemoryOption = Annotated[float, typer.Option(min=0.25, help="GiB a step or a runner may allocate.")]
+WorkOption = Annotated[Path | None, typer.Option(help="Keep the files and logs of every step in this folder.")]
+
+
+def command(
+    student: StudentArgument,
+    target: TargetOption = None,
+    scheme: SchemeOption = None,
+    calibration: CalibrationOption = None,
+    out: OutOption = Path("pack"),
+    ranges: Annotated[str, typer.Option(help="How observed ranges become encodings: minmax or mse.")] = "minmax",
+    bias_correction: Annotated[bool, typer.Option(help="Correct int8 biases layer after layer.")] = True,
+    metric: Annotated[list[str] | None, typer.Option(help="Your own metric, file.py:function(outputs, labels) -> number; repeat.")] = None,
+    latency: LatencyOption = "quick",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime while timing.")] = 1,
+    timeout: TimeoutOption = 600,
+    memory: MemoryOption = 8,
+    work: WorkOption = None,
+    json: Json = False,
+) -> None:
+    """Export STUDENT to every target, verify each artifact from disk, time what can be timed, and pack it all."""
+    from edgepack import api
+    from edgepack.cli.output import Progress
+    from edgepack.converter.step import Limits
+
+    with Progress(quiet=json) as progress:
+        pack = api.build(
+            student,
+            out,
+            targets=target or api.DEFAULT_TARGETS,
+            schemes=scheme or (),
+            calibration=calibration,
+            ranges=ranges,
+            bias_correction=bias_correction,
+            metrics=metric or (),
+            latency=latency,
+            threads=threads,
+            limits=Limits(timeout, int(memory * 2**30)),
+            work=work,
+            watcher=progress,
+            tell=progress.tell,
+        )
+    finish(pack, out, json)
+
+
+def finish(pack: object, out: Path, as_json: bool) -> None:
+    """Show a built pack; exit code 1 when an artifact failed its gate."""
+    import msgspec
+
+    from edgepack.cli.output import emit_json, show_pack
+    from edgepack.pack.manifest import Pack
+
+    assert isinstance(pack, Pack)
+    failed = any(artifact.failures for artifact in pack.artifacts)
+    if as_json:
+        emit_json({"ok": not failed, "out": str(out), "pack": msgspec.to_builtins(pack)})
+    else:
+        show_pack(pack, str(out))
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,29 @@
+"""``edgepack demo``: the distilled digits student to all three targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgepack.cli.build import Json, LatencyOption, OutOption
+
+
+def command(out: OutOption = Path("pack"), latency: LatencyOption = "quick", json: Json = False) -> None:
+    """Build the digits student that was distilled for this project, for a Raspberry Pi, Android and iOS, and show what came out."""
+    from edgepack import api
+    from edgepack.cli.build import finish
+    from edgepack.cli.output import Progress
+    from edgepack.data import data_folder
+
+    digits = data_folder("demo_app") / "students" / "digits"
+    with Progress(quiet=json) as progress:
+        pack = api.build(
+            f"{digits / 'student.py'}:student", out, calibration="digits", latency=latency, watcher=progress, tell=progress.tell
+        )
+    finish(pack, out, json)
+    if not json:
+        print(f"try: edgepack run {out} {_shown(digits / 'samples' / 'digit_7.png')}")
+
+
+def _shown(path: Path) -> Path:
+    """Relative to here where that is shorter to read."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

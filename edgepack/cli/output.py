@@ -1,0 +1,146 @@
+"""What a person sees: one-line failures, progress, tables; and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgepack.errors import EdgepackError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edgepack.converter.step import Step
+    from edgepack.pack.manifest import ArtifactRecord, Estimate, Pack
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Whether the command line asks for JSON."""
+    return "--json" in arguments
+
+
+def fail(error: EdgepackError, as_json: bool) -> None:
+    """``FAIL <step>: <cause> -> next: <hint>`` on standard error, or the same as JSON on standard output."""
+    step = getattr(error, "step", "")
+    if as_json:
+        emit_json({"ok": False, "step": step, "cause": error.cause, "hint": error.hint, "exit_code": error.exit_code})
+    else:
+        print(f"FAIL {step + ': ' if step else ''}{error.cause} -> next: {error.hint}", file=sys.stderr)
+
+
+def emit_json(data: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(data, indent=1))
+
+
+class Progress:
+    """Shows steps as they run: a live bar on a terminal, a line a step elsewhere, nothing when ``quiet``."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        self._console = Console(stderr=True, quiet=quiet)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Bar(*columns, console=self._console, transient=True, disable=quiet or not self._console.is_terminal)
+        self._task = self._bar.add_task("starting", total=None)
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def started(self, step: Step, index: int, total: int) -> None:
+        """A step begins."""
+        self._bar.reset(self._task, description=f"[{index + 1}/{total}] {step.name}", total=None)
+
+    def advanced(self, step: Step, done: int, total: int) -> None:
+        """Work inside a step."""
+        self._bar.update(self._task, completed=done, total=total)
+
+    def finished(self, step: Step, seconds: float) -> None:
+        """A step ended well."""
+        self._console.print(f"  [green]ok[/] {step.name}", highlight=False)
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Timing goes on."""
+        self._bar.update(self._task, description=f"timing {what}", completed=done, total=total)
+
+
+def show_pack(pack: Pack, folder: str) -> None:
+    """A table of the artifacts and every failure, on standard output."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(artifact_table(pack))
+    for artifact in pack.artifacts:
+        for failure in artifact.failures:
+            console.print(f"[bold red]GATE[/] {failure}", highlight=False)
+    console.print(legend(pack), highlight=False)
+    console.print(f"pack: {folder}   report: {folder}/report.html", highlight=False, soft_wrap=True)
+
+
+def artifact_table(pack: Pack) -> Table:
+    """One row an artifact, 95 % intervals and truth kinds under their numbers; fits 80 columns."""
+    from rich.table import Table
+
+    title = f"{pack.student.name}: {pack.student.parameters:,} weights"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("artifact", "size", "parity", "top-1, %", "drop, pts", "p50", "x fp32", "gate"):
+        table.add_column(heading, justify="left" if heading in ("artifact", "gate") else "right", no_wrap=True)
+    for artifact in pack.artifacts:
+        table.add_row(*_row(artifact))
+    return table
+
+
+def _row(artifact: ArtifactRecord) -> tuple[str, ...]:
+    latency, accuracy = artifact.latency, artifact.accuracy
+    worst = min(artifact.parity.outputs, key=lambda output: float("inf") if output.sqnr_db is None else output.sqnr_db)
+    parity = "exact" if worst.sqnr_db is None else f"{worst.sqnr_db:.1f} dB"
+    return (
+        f"{artifact.target}\n  {artifact.scheme}",
+        size_text(artifact.file.bytes),
+        f"{parity}\n[dim]{artifact.parity.truth}[/]",
+        over_interval(accuracy.value, 100, 1) if accuracy else "-",
+        over_interval(accuracy.drop, 100, 1) if accuracy else "-",
+        f"{latency.p50.value:.3f} ms\n[dim]{latency.truth}[/]" if latency and latency.p50 else "-",
+        over_interval(latency.ratio_to_fp32, 1, 2) if latency and latency.ratio_to_fp32 else "-",
+        "[red]FAIL[/]" if artifact.failures else "[green]pass[/]",
+    )
+
+
+_TRUTH = {
+    "host": "host: the real runtime on this machine, which is not the target",
+    "simulated": "simulated: our MIL interpreter in place of Core ML, which runs only on Apple systems",
+}
+
+
+def legend(pack: Pack) -> str:
+    """What the truth kinds of the table mean, why a time is missing, and where int8 does not pay."""
+    kinds = dict.fromkeys(artifact.parity.truth for artifact in pack.artifacts)
+    missing = {artifact.target: artifact.no_latency for artifact in pack.artifacts if artifact.no_latency}
+    lines = [_TRUTH[kind] for kind in kinds if kind in _TRUTH]
+    lines += [f"{target}: no latency ({reason})" for target, reason in missing.items()]
+    lines += [
+        f"{artifact.target} {artifact.scheme}: {line}"
+        for artifact in pack.artifacts
+        if artifact.latency
+        for line in artifact.latency.warnings
+    ]
+    return "\n".join(f"[dim]{line}[/]" for line in lines)
+
+
+def over_interval(estimate: Estimate, factor: float, digits: int) -> str:
+    """A value above its 95 % interval."""
+    value, low, high = (f"{factor * number:.{digits}f}" for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value}\n[dim]{low}..{high}[/]"
+
+
+def size_text(size: int) -> str:
+    """Bytes as kB or MB of 1000."""
+    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"

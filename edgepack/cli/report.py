@@ -1,0 +1,32 @@
+"""``edgepack report``: the HTML report of a pack, written again from its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgepack.cli.build import Json
+
+
+def command(
+    pack: Annotated[Path, typer.Argument(help="Folder of a pack.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write it; default: report.html in the pack.")] = None,
+    json: Json = False,
+) -> None:
+    """Write PACK's report: one HTML file that needs nothing else."""
+    from edgepack.cli.output import emit_json
+    from edgepack.pack.files import PackError, load_pack
+    from edgepack.pack.report import render
+
+    text = render(load_pack(pack))
+    path = out or pack / "report.html"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PackError(f"{path} cannot be written ({error.strerror})", "choose another place with -o") from error
+    if json:
+        emit_json({"ok": True, "report": str(path)})
+    else:
+        print(path)

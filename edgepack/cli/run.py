@@ -1,0 +1,79 @@
+"""``edgepack run``: the artifacts of a pack on a real input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgepack.cli.build import Json, MemoryOption, SchemeOption, TargetOption, TimeoutOption
+
+if TYPE_CHECKING:
+    from edgepack.pack.run import Answer
+
+
+def command(
+    pack: Annotated[Path, typer.Argument(help="Folder of a pack.")],
+    input: Annotated[Path, typer.Argument(help="An image, an .npz by input name, or an .npy.")],
+    target: TargetOption = None,
+    scheme: SchemeOption = None,
+    top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
+    time: Annotated[bool, typer.Option(help="Also time it (20 queries, this machine).")] = True,
+    timeout: TimeoutOption = 120,
+    memory: MemoryOption = 8,
+    json: Json = False,
+) -> None:
+    """Run every artifact of PACK, or the chosen ones, on INPUT: top labels and latency. Needs nothing but the pack."""
+    from edgepack.cli.output import emit_json
+    from edgepack.converter.step import Limits
+    from edgepack.pack.files import load_pack
+    from edgepack.pack.run import answer, chosen, read_input
+
+    manifest = load_pack(pack)
+    sample = read_input(input, manifest.student)
+    limits = Limits(timeout, int(memory * 2**30))
+    artifacts = chosen(manifest, target or (), scheme or ())
+    answers = [answer(pack, manifest, artifact, sample, limits, top, time) for artifact in artifacts]
+    if json:
+        emit_json({"ok": True, "input": str(input), "answers": [_as_data(each) for each in answers]})
+    else:
+        _show(answers)
+
+
+def _as_data(given: Answer) -> dict[str, Any]:
+    p50 = given.latency.p50 if given.latency else None
+    return {
+        "target": given.artifact.target,
+        "scheme": given.artifact.scheme,
+        "runtime": given.runtime,
+        "truth": given.truth,
+        "top": [{"label": label, "probability": score} for label, score in given.top],
+        "outputs": {name: array.tolist() for name, array in given.outputs.items()},
+        "p50_ms": p50.value if p50 else None,
+        "no_latency": "" if p50 else given.artifact.no_latency,
+        "failures": list(given.artifact.failures),
+    }
+
+
+def _show(answers: list[Answer]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("target", "scheme", "answer", "p50", "truth", "runtime"):
+        table.add_column(heading)
+    for given in answers:
+        latency = f"{given.latency.p50.value:.3f} ms" if given.latency and given.latency.p50 else "-"
+        failed = " [red](failed its gate)[/]" if given.artifact.failures else ""
+        table.add_row(given.artifact.target, given.artifact.scheme + failed, _words(given), latency, given.truth, given.runtime)
+    console = Console()
+    console.print(table)
+    if any(given.latency is None and given.truth == "simulated" for given in answers):
+        console.print("[dim]simulated: Core ML runs only on Apple systems; no latency here[/]", highlight=False)
+
+
+def _words(given: Answer) -> str:
+    if given.top:
+        return ", ".join(f"{label} {100 * score:.1f}%" for label, score in given.top)
+    return ", ".join(f"{name} {list(array.shape)} mean {array.mean():.4g}" for name, array in given.outputs.items())

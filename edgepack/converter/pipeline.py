@@ -1,0 +1,180 @@
+"""The plan of one build: which steps a student, targets and schemes need, and how their files flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from edgepack.converter.plan import Plan
+from edgepack.converter.step import Limits, Output, Step
+from edgepack.quantize.scheme import Scheme
+from edgepack.targets import Target
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a user asked for.
+
+    Attributes:
+        student: as named ("student.py:student", "model.onnx").
+        targets: where it goes; schemes: for each target the schemes to build, by target name.
+        manifest: the calibration manifest, None for a build of real-valued schemes only.
+        method: "minmax" or "mse", how activation ranges become encodings.
+        bias_correction: whether static schemes correct their biases.
+        metrics: "file.py:function" of the user's own metrics.
+        has_evaluation: whether the manifest names an evaluation set.
+        limits: of every step.
+    """
+
+    student: str
+    targets: tuple[Target, ...]
+    schemes: dict[str, tuple[str, ...]]
+    manifest: Path | None = None
+    method: str = "minmax"
+    bias_correction: bool = True
+    metrics: tuple[str, ...] = ()
+    has_evaluation: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The steps of one artifact."""
+
+    target: Target
+    scheme: str
+    write: Step
+    run: Step
+    judge: Step
+
+
+@dataclass(frozen=True)
+class Build:
+    """The steps of a build, by role; ``plan`` is all of them, checked."""
+
+    capture: Step
+    hub: Step
+    samples: Step
+    reference: Step
+    observe: Step | None
+    quantized: dict[str, Step]
+    branches: tuple[Branch, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """Every step, checked and in order."""
+        shared = [self.capture, self.hub, self.samples, self.reference, *([self.observe] if self.observe else []), *self.quantized.values()]
+        own = [step for branch in self.branches for step in (branch.write, branch.run, branch.judge)]
+        return Plan.of([*shared, *own])
+
+
+def inspection(student: str, backends: Sequence[str], limits: Limits, manifest: Path | None = None) -> tuple[Step, Step, Step]:
+    """The steps that say what would convert: capture, canonical form, obstacles of every backend."""
+    capture = _capture(student, manifest, limits)
+    hub = _hub(capture, limits)
+    inputs = {"hub": hub["model.onnx"], "example": capture["example.npz"]}
+    look = Step("inspect", "edgepack.backends.steps:obstacles", inputs, {"backends": list(backends)}, ("obstacles.json",), limits)
+    return capture, hub, look
+
+
+def pipeline(request: BuildRequest) -> Build:
+    """The steps of a build."""
+    limits = request.limits
+    capture = _capture(request.student, request.manifest, limits)
+    hub = _hub(capture, limits)
+    samples = _samples(request, capture)
+    reference = _reference(request, samples)
+    static = sorted({scheme for chosen in request.schemes.values() for scheme in chosen if Scheme.parse(scheme).is_static})
+    observe = _observe(hub, samples, limits) if static else None
+    quantized = {scheme: _quantize(scheme, request, hub, observe, samples) for scheme in static if observe is not None}
+    branches = tuple(
+        _branch(request, target, scheme, capture, quantized.get(scheme, hub), samples, reference)
+        for target in request.targets
+        for scheme in request.schemes[target.name]
+    )
+    return Build(capture, hub, samples, reference, observe, quantized, branches)
+
+
+def _capture(student: str, manifest: Path | None, limits: Limits) -> Step:
+    inputs = {"manifest": manifest} if manifest is not None else {}
+    outputs = ("captured.onnx", "student.json", "example.npz")
+    return Step("capture", "edgepack.student.steps:capture", inputs, {"student": student}, outputs, limits)
+
+
+def _hub(capture: Step, limits: Limits) -> Step:
+    inputs = {"captured": capture["captured.onnx"], "example": capture["example.npz"]}
+    return Step("hub", "edgepack.hub.steps:canonicalize", inputs, {}, ("model.onnx", "notes.json"), limits)
+
+
+def _samples(request: BuildRequest, capture: Step) -> Step:
+    student = capture["student.json"]
+    if request.manifest is None:
+        inputs = {"student": student, "example": capture["example.npz"]}
+        return Step("samples", "edgepack.calibration.steps:draw", inputs, {}, ("golden.npz",), request.limits)
+    outputs = ("calibration.npz", "golden.npz", "samples.json", *(("evaluation.npz",) if request.has_evaluation else ()))
+    return Step(
+        "samples", "edgepack.calibration.steps:collect", {"student": student, "manifest": request.manifest}, {}, outputs, request.limits
+    )
+
+
+def _reference(request: BuildRequest, samples: Step) -> Step:
+    inputs = {"golden": samples["golden.npz"], **({"evaluation": samples["evaluation.npz"]} if request.has_evaluation else {})}
+    outputs = ("golden_outputs.npz", "golden_reference.npz", *(("evaluation_outputs.npz",) if request.has_evaluation else ()))
+    return Step("reference", "edgepack.student.steps:reference", inputs, {"student": request.student}, outputs, request.limits)
+
+
+def _observe(hub: Step, samples: Step, limits: Limits) -> Step:
+    inputs = {"hub": hub["model.onnx"], "calibration": samples["calibration.npz"]}
+    return Step("calibrate", "edgepack.calibration.steps:observe", inputs, {}, ("ranges.json",), limits)
+
+
+def _quantize(scheme: str, request: BuildRequest, hub: Step, observe: Step, samples: Step) -> Step:
+    asked = [target for target in request.targets if scheme in request.schemes[target.name]]
+    narrow = any(target.constraints.scale_dtype == "float16" for target in asked)
+    demands = {"scale_dtype": "float16" if narrow else "float32", "method": request.method, "targets": [target.name for target in asked]}
+    inputs = {
+        "hub": hub["model.onnx"],
+        "ranges": observe["ranges.json"],
+        "calibration": samples["calibration.npz"],
+        "golden": samples["golden.npz"],
+    }
+    parameters = {"demands": demands, "bias_correction": request.bias_correction}
+    outputs = ("model.onnx", "constraints.json", "notes.json", "simulated.npz")
+    return Step(f"quantize {scheme}", "edgepack.quantize.steps:static", inputs, parameters, outputs, request.limits)
+
+
+def _branch(request: BuildRequest, target: Target, scheme: str, capture: Step, model: Step, samples: Step, reference: Step) -> Branch:
+    goal, name, limits = msgspec.to_builtins(target), f"{target.name} {scheme}", request.limits
+    sources = {"model": model["model.onnx"], "student": capture["student.json"], "example": capture["example.npz"]}
+    parameters = {"target": goal, "scheme": scheme}
+    write = Step(f"{name}: write", "edgepack.backends.steps:write", sources, parameters, ("artifact.json", "findings.json"), limits)
+    run = _run(request, name, write, samples)
+    compared: dict[str, Output | Path] = {
+        "run": run["run.json"],
+        "golden": run["golden.npz"],
+        "golden_outputs": reference["golden_outputs.npz"],
+        "golden_reference": reference["golden_reference.npz"],
+    }
+    if Scheme.parse(scheme).is_static:
+        compared["simulated"] = model["simulated.npz"]
+    if request.has_evaluation:
+        compared["evaluation"] = samples["evaluation.npz"]
+        compared["evaluation_outputs"] = run["evaluation.npz"]
+        compared["student_evaluation"] = reference["evaluation_outputs.npz"]
+    judged = {"target": goal, "scheme": scheme, "metrics": list(request.metrics)}
+    judge = Step(f"{name}: judge", "edgepack.verify.steps:judge", compared, judged, ("verdict.json",), limits)
+    return Branch(target, scheme, write, run, judge)
+
+
+def _run(request: BuildRequest, name: str, write: Step, samples: Step) -> Step:
+    inputs = {"artifact": write["artifact.json"], "golden": samples["golden.npz"]}
+    if request.has_evaluation:
+        inputs["evaluation"] = samples["evaluation.npz"]
+    parameters = {"seconds": request.limits.seconds, "memory": request.limits.bytes}
+    outputs = ("run.json", "golden.npz", *(("evaluation.npz",) if request.has_evaluation else ()))
+    # The step only waits for its runner, which has these limits itself: it gets a little longer to report a runner that hung.
+    waiting = Limits(request.limits.seconds + 30, request.limits.bytes)
+    return Step(f"{name}: run", "edgepack.verify.steps:run", inputs, parameters, outputs, waiting)

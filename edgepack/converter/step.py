@@ -1,0 +1,55 @@
+"""A step: one function over files, in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Reports (done, total) of the work inside a step.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a step may use: wall-clock ``seconds`` and ``bytes`` of address space beyond what the interpreter itself maps."""
+
+    seconds: float = 600.0
+    bytes: int = 8 * 2**30
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that another step writes."""
+
+    step: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pure function of its inputs and parameters.
+
+    Attributes:
+        name: unique in the plan, what failures are reported under ("android w8a8: write").
+        function: "package.module:function"; called as ``function(**inputs, **parameters, out=folder, progress=progress)``, where
+            every input is a Path. It writes its outputs into ``out`` and returns nothing.
+        inputs: argument name -> a file of another step, or a path that exists before the build.
+        parameters: argument name -> JSON data.
+        outputs: files the function must have written.
+        limits: time and memory.
+    """
+
+    name: str
+    function: str
+    inputs: Mapping[str, Output | Path] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+    def __getitem__(self, file: str) -> Output:
+        """A reference to one of this step's outputs."""
+        if file not in self.outputs:
+            raise KeyError(f"step {self.name} writes no {file}")
+        return Output(self.name, file)

@@ -1,0 +1,174 @@
+"""Speaking the runner contract to a process: the request, its time limit, and the response checked against a schema."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgepack.converter.execute import ended
+from edgepack.converter.step import Limits
+from edgepack.errors import StepError
+from edgepack.runner.bundle import PORTABLE, bundle
+from edgepack.runner.contract import SCHEMA
+
+# Characters of a runner's last words that a failure quotes.
+_QUOTE = 200
+
+
+class RunnerError(StepError):
+    """A runner that reported a failure, crashed, hung or spoke out of turn."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What a runner is asked (edgepack/runner/contract.py explains the fields)."""
+
+    action: str
+    artifacts: dict[str, str]
+    inputs: str
+    outputs: str
+    threads: int = 1
+    warm_up: int = 0
+    pairs: int = 0
+    seconds: float = 0.0
+    schema: int = SCHEMA
+    tethered: bool = True
+
+
+class Response(msgspec.Struct, frozen=True):
+    """What a runner answers; fields of other actions are absent."""
+
+    schema: int
+    ok: bool
+    runtime: str
+    version: str
+    truth: str
+    machine: str = ""
+    python: str = ""
+    error: str = ""
+    count: int = 0
+    threads: int = 1
+    session: dict[str, Any] = {}
+    warm_up_ns: dict[str, list[int]] = {}
+    load_average: float | None = None
+    timer_resolution_ns: float = 0.0
+
+
+def run_local(
+    runner: str, request: Request, folder: Path, limits: Limits, progress: Callable[[int, int], None] = lambda *_: None
+) -> Response:
+    """Run a runner on this machine.
+
+    Args:
+        runner: "ort", "litert" or "mil".
+        folder: where the request and the bundled program are written.
+
+    Raises:
+        RunnerError: it failed; the message quotes its own words.
+    """
+    path = folder / "request.json"
+    path.write_bytes(msgspec.json.encode(request))
+    return converse([*_command(runner, folder), str(path)], runner, limits, progress)
+
+
+def _command(runner: str, folder: Path) -> list[str]:
+    if runner in PORTABLE:
+        return [sys.executable, str(bundle(runner, folder / f"{runner}.pyz"))]
+    return [sys.executable, "-m", f"edgepack.runner.{runner}"]
+
+
+def converse(command: list[str], runner: str, limits: Limits, progress: Callable[[int, int], None]) -> Response:
+    """Start the command, follow its progress, return its response; RunnerError when there is none or it is not ok."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+        preexec_fn=_memory_limit(limits.bytes),
+    )
+    with ended(process):
+        said, complained = _collect(process, runner, limits, progress)
+    return _response(said, complained, process.returncode, runner)
+
+
+def _collect(process: subprocess.Popen[bytes], runner: str, limits: Limits, progress: Callable[[int, int], None]) -> tuple[bytes, bytes]:
+    """Both streams to their end. Standard input stays open meanwhile: a tethered runner leaves when it closes."""
+    import threading
+
+    assert process.stdout is not None and process.stderr is not None
+    complained: list[bytes] = []
+    follower = threading.Thread(target=_follow, args=(process.stderr, complained, progress), daemon=True)
+    timer = threading.Timer(limits.seconds, process.kill)
+    follower.start()
+    timer.start()
+    said = process.stdout.read()
+    process.wait()
+    hung = not timer.is_alive()
+    timer.cancel()
+    follower.join(5)
+    if hung:
+        raise RunnerError(f"the {runner} runner hung: no answer after {limits.seconds:g} s", "raise --timeout, or run fewer samples")
+    return said, b"".join(complained)
+
+
+def _follow(stream: Any, complained: list[bytes], progress: Callable[[int, int], None]) -> None:
+    for line in stream:
+        if line.startswith(b'{"progress"'):
+            progress(*json.loads(line)["progress"])
+        else:
+            complained.append(line)
+
+
+def _response(said: bytes, complained: bytes, code: int, runner: str) -> Response:
+    lines = said.strip().splitlines()
+    try:
+        response = msgspec.json.decode(lines[-1] if lines else b"", type=Response)
+    except msgspec.MsgspecError as error:
+        words = complained.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+        raise RunnerError(
+            f"the {runner} runner crashed (exit code {code}): {words[0][:_QUOTE]}", "the artifact aborts its runtime; report it"
+        ) from error
+    if not response.ok:
+        raise RunnerError(f"the {runner} runner failed: {response.error[:_QUOTE]}", "the artifact does not run; report it with the model")
+    return response
+
+
+def _memory_limit(limit: int) -> Callable[[], None] | None:
+    """What the child does before it becomes the runner: cap its data segment, where the system can."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def artifact_feed(arrays: Mapping[str, Any], bindings: Any) -> dict[str, Any]:
+    """Stacked samples in the student's terms -> in the artifact's: names, layouts, dtypes."""
+    import numpy as np
+
+    feed = {}
+    for binding in bindings:
+        stacked = np.asarray(arrays[binding.hub_name])
+        permuted = stacked.transpose(0, *(axis + 1 for axis in binding.permutation)) if binding.permutation else stacked
+        feed[binding.name] = np.ascontiguousarray(permuted, dtype=binding.dtype)
+    return feed
+
+
+def hub_arrays(arrays: Mapping[str, Any], bindings: Any) -> dict[str, Any]:
+    """Stacked artifact outputs -> in the student's terms."""
+    import numpy as np
+
+    result = {}
+    for binding in bindings:
+        stacked = np.asarray(arrays[binding.name])
+        inverse = np.argsort(binding.permutation) if binding.permutation else ()
+        result[binding.hub_name] = stacked.transpose(0, *(int(axis) + 1 for axis in inverse)) if binding.permutation else stacked
+    return result

@@ -1,0 +1,128 @@
+"""One MIL operation as the interpreter sees it, and the table of what it can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.mil.errors import MilError
+
+Array = NDArray[Any]
+
+# Computes the outputs from the run-time inputs, by parameter name. fp16 tensors arrive widened to float32.
+Kernel = Callable[..., "Array | Sequence[Array]"]
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """A value's name, numpy dtype name and static shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MilOperation:
+    """One operation of a loaded program.
+
+    Attributes:
+        type: MIL's name ("conv").
+        name: of the operation, for messages.
+        constants: parameters known at load: arrays (fp16 widened to float32) or strings.
+        inputs: run-time parameters: the name of the value read, several for a variadic parameter.
+        outputs: what it declares to give.
+    """
+
+    type: str
+    name: str
+    constants: Mapping[str, Any]
+    inputs: Mapping[str, tuple[str, ...]]
+    outputs: tuple[TensorType, ...]
+
+    def array(self, parameter: str) -> Array:
+        """A constant tensor parameter; MilError when it is absent or computed at run time."""
+        held = self.constants.get(parameter)
+        if held is None:
+            raise self.refusal(f"needs a constant '{parameter}'")
+        return np.asarray(held)
+
+    def integers(self, parameter: str, default: Sequence[int]) -> tuple[int, ...]:
+        """A constant vector of integers, ``default`` when the parameter is absent."""
+        return tuple(int(value) for value in self.array(parameter).ravel()) if parameter in self.constants else tuple(default)
+
+    def number(self, parameter: str, default: float) -> np.float32:
+        """A constant real number as float32, ``default`` when the parameter is absent."""
+        return np.float32(self.constants.get(parameter, default))
+
+    def flag(self, parameter: str) -> bool:
+        """A constant boolean, False when the parameter is absent."""
+        return bool(self.constants.get(parameter, False))
+
+    def text(self, parameter: str, default: str) -> str:
+        """A constant string, ``default`` when the parameter is absent."""
+        return str(self.constants.get(parameter, default))
+
+    def bind(self, parameters: Sequence[str], function: Callable[..., Array]) -> Kernel:
+        """A kernel that calls ``function`` with these parameters in order, constants filled in."""
+        fixed = {name: self.array(name) for name in parameters if name not in self.inputs}
+
+        def kernel(**runtime: Array) -> Array:
+            return function(*(fixed[name] if name in fixed else runtime[name] for name in parameters))
+
+        return kernel
+
+    def refusal(self, cause: str) -> MilError:
+        """The error to raise for a form of this operation that is not implemented."""
+        return MilError(f"MIL operation {self.type} '{self.name}' {cause}", "verify this package with the coreml runner on a Mac")
+
+
+Build = Callable[[MilOperation], Kernel]
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """How one MIL operation is run: ``build`` prepares its constants once and returns the kernel."""
+
+    build: Build
+    accepts: frozenset[str]
+
+
+_TABLE: dict[str, Implementation] = {}
+
+
+def implements(*types: str, accepts: Sequence[str]) -> Callable[[Build], Build]:
+    """Register ``build`` for MIL operations; a parameter outside ``accepts`` is refused."""
+
+    def register(build: Build) -> Build:
+        for name in types:
+            if name in _TABLE:
+                raise ValueError(f"MIL operation {name} is implemented twice")
+            _TABLE[name] = Implementation(build, frozenset(accepts))
+        return build
+
+    return register
+
+
+def kernel_of(operation: MilOperation) -> Kernel:
+    """The prepared kernel of an operation.
+
+    Raises:
+        MilError: the operation, one of its parameters or their form is not implemented.
+    """
+    known = _TABLE.get(operation.type)
+    if known is None:
+        raise operation.refusal("is not implemented by the interpreter")
+    extra = sorted((set(operation.constants) | set(operation.inputs)) - known.accepts)
+    if extra:
+        raise operation.refusal(f"has a parameter '{extra[0]}' that the interpreter does not know")
+    return known.build(operation)
+
+
+def implemented() -> list[str]:
+    """The MIL operations the interpreter runs, sorted."""
+    return sorted(_TABLE)

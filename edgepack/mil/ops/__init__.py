@@ -1,0 +1,27 @@
+"""MIL operations in numpy, a file per family. Importing this package registers them all."""
+
+from edgepack.mil.ops import (
+    activation,
+    convolution,
+    elementwise,
+    linear,
+    normalization,
+    pooling,
+    quantization,
+    reduction,
+    resize,
+    shape,
+)
+
+__all__ = [
+    "activation",
+    "convolution",
+    "elementwise",
+    "linear",
+    "normalization",
+    "pooling",
+    "quantization",
+    "reduction",
+    "resize",
+    "shape",
+]

@@ -1,0 +1,52 @@
+"""batch_norm, instance_norm and layer_norm (coremltools iOS15/normalization.py); statistics are taken in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgepack.mil.operation import Array, Kernel, MilOperation, implements
+
+
+@implements("batch_norm", accepts=("x", "mean", "variance", "gamma", "beta", "epsilon"))
+def batch_norm(operation: MilOperation) -> Kernel:
+    """``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` for each channel (dimension 1)."""
+    shape = (-1, *[1] * (len(operation.outputs[0].shape) - 2))
+    mean, variance = operation.array("mean"), operation.array("variance").astype(np.float64)
+    gamma = _given(operation, "gamma", np.ones_like(mean))
+    factor = gamma / np.sqrt(variance + operation.number("epsilon", 1e-5))
+    shift = _given(operation, "beta", np.zeros_like(mean)) - mean * factor
+    return operation.bind(("x",), lambda x: x * factor.reshape(shape) + shift.reshape(shape))
+
+
+@implements("instance_norm", accepts=("x", "gamma", "beta", "epsilon"))
+def instance_norm(operation: MilOperation) -> Kernel:
+    """Each channel of each sample to mean 0 and variance 1, then gamma and beta for each channel."""
+    rank = len(operation.outputs[0].shape)
+    epsilon = float(operation.number("epsilon", 1e-5))
+    channels = (-1, *[1] * (rank - 2))
+    gamma = _given(operation, "gamma", np.ones(())).reshape(channels)
+    beta = _given(operation, "beta", np.zeros(())).reshape(channels)
+    return operation.bind(("x",), lambda x: _standardized(x, tuple(range(2, rank)), epsilon) * gamma + beta)
+
+
+@implements("layer_norm", accepts=("x", "axes", "gamma", "beta", "epsilon"))
+def layer_norm(operation: MilOperation) -> Kernel:
+    """``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` over ``axes``; gamma and beta have the shape of those axes."""
+    rank = len(operation.outputs[0].shape)
+    axes = tuple(sorted(axis % rank for axis in operation.integers("axes", range(rank))))
+    shape = tuple(size if axis in axes else 1 for axis, size in enumerate(operation.outputs[0].shape))
+    epsilon = float(operation.number("epsilon", 1e-5))
+    gamma = operation.array("gamma").reshape(shape) if "gamma" in operation.constants else np.ones(())
+    beta = operation.array("beta").reshape(shape) if "beta" in operation.constants else np.zeros(())
+    return operation.bind(("x",), lambda x: _standardized(x, axes, epsilon) * gamma + beta)
+
+
+def _standardized(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(axis=axes, keepdims=True)
+    variance = np.square(centred).mean(axis=axes, keepdims=True)
+    return np.asarray(centred / np.sqrt(variance + epsilon))
+
+
+def _given(operation: MilOperation, parameter: str, default: Array) -> Array:
+    return (operation.array(parameter) if parameter in operation.constants else default).astype(np.float64)

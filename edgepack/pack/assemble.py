@@ -1,0 +1,153 @@
+"""From the files of a finished plan to a pack."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+import edgepack
+from edgepack.backends.artifact import ArtifactDescription, Finding
+from edgepack.calibration.steps import SampleFacts
+from edgepack.converter.execute import Workspace
+from edgepack.converter.pipeline import Branch, Build
+from edgepack.converter.step import Output, Step
+from edgepack.hub.steps import HubNotes
+from edgepack.pack.digest import file_record
+from edgepack.pack.files import MANIFEST
+from edgepack.pack.manifest import SCHEMA, ArtifactRecord, CalibrationRecord, FileRecord, HubRecord, Latency, Pack
+from edgepack.student.spec import StudentDescription
+from edgepack.verify.steps import RunFacts, Verdict
+
+T = TypeVar("T")
+# The libraries whose versions shape an artifact or its figures.
+_RECORDED = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "ai-edge-litert", "coremltools", "numpy")
+# Why a runtime has no time on this machine.
+_NO_TIME = {"mil": "Core ML runs only on Apple systems; the MIL interpreter checks what is computed, not how fast"}
+
+
+class Assembler:
+    """Copies what a pack holds out of a workspace and writes its manifest."""
+
+    def __init__(self, build: Build, workspace: Workspace, pack: Path) -> None:
+        self._build, self._workspace, self._pack = build, workspace, pack
+
+    def assemble(self, latencies: Mapping[tuple[str, str], Latency]) -> Pack:
+        """Fill the pack's folder; ``latencies`` is by (target, scheme). The report is written by the caller, from the manifest."""
+        build = self._build
+        golden = {
+            name: self._copy(step[f"{source}.npz"], f"golden/{name}.npz")
+            for name, step, source in (
+                ("inputs", build.samples, "golden"),
+                ("outputs", build.reference, "golden_outputs"),
+                ("reference", build.reference, "golden_reference"),
+            )
+        }
+        quantized = next(iter(build.quantized.values()), None)
+        pack = Pack(
+            schema=SCHEMA,
+            edgepack=edgepack.__version__,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            student=self._read(build.capture["student.json"], StudentDescription),
+            hubs=tuple(self._hubs()),
+            calibration=self._calibration(),
+            ranges=self._copy(build.observe["ranges.json"], "hub/ranges.json") if build.observe else None,
+            constraints=self._copy(quantized["constraints.json"], "hub/constraints.json") if quantized else None,
+            golden_inputs=golden["inputs"],
+            golden_outputs=golden["outputs"],
+            golden_reference=golden["reference"],
+            artifacts=tuple(self._artifact(branch, latencies) for branch in build.branches),
+            versions=_versions(),
+        )
+        (self._pack / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(pack), indent=1))
+        return pack
+
+    def _hubs(self) -> list[HubRecord]:
+        return [self._hub("fp32", self._build.hub), *(self._hub(scheme, step) for scheme, step in self._build.quantized.items())]
+
+    def _hub(self, scheme: str, step: Step) -> HubRecord:
+        facts = self._read(step["notes.json"], HubNotes)
+        return HubRecord(scheme, self._copy(step["model.onnx"], f"hub/{scheme}.onnx"), facts.operators, facts.notes)
+
+    def _calibration(self) -> CalibrationRecord | None:
+        if "samples.json" not in self._build.samples.outputs:
+            return None
+        facts = self._read(self._build.samples["samples.json"], SampleFacts)
+        return msgspec.convert(msgspec.to_builtins(facts), CalibrationRecord)
+
+    def _artifact(self, branch: Branch, latencies: Mapping[tuple[str, str], Latency]) -> ArtifactRecord:
+        described, verdict, facts = self.described(branch), self.verdict(branch), self._read(branch.run["run.json"], RunFacts)
+        latency = latencies.get((branch.target.name, branch.scheme))
+        findings = self._read(branch.write["findings.json"], tuple[Finding, ...])
+        errors = tuple(
+            f"{branch.target.name} {branch.scheme}: {found.where}: {found.message}" for found in findings if found.level == "error"
+        )
+        return ArtifactRecord(
+            target=branch.target.name,
+            platform=branch.target.platform,
+            scheme=branch.scheme,
+            runner=described.runner,
+            runtime=facts.runtime,
+            file=self._copy(Output(branch.write.name, described.file), f"{branch.target.name}/{branch.scheme}/{described.file}"),
+            inputs=described.inputs,
+            outputs=described.outputs,
+            parity=verdict.parity,
+            accuracy=verdict.accuracy,
+            metrics=verdict.metrics,
+            latency=latency,
+            no_latency="" if latency else _why_no_latency(described, verdict),
+            minimum_os=described.minimum_os,
+            notes=(*described.notes, *_session_notes(facts.session)),
+            findings=findings,
+            failures=verdict.failures + errors,
+        )
+
+    def described(self, branch: Branch) -> ArtifactDescription:
+        """What a branch wrote."""
+        return self._read(branch.write["artifact.json"], ArtifactDescription)
+
+    def verdict(self, branch: Branch) -> Verdict:
+        """What verification found of a branch."""
+        return self._read(branch.judge["verdict.json"], Verdict)
+
+    def artifact_path(self, branch: Branch) -> Path:
+        """Where a branch's artifact lies in the workspace."""
+        return self._workspace.path(Output(branch.write.name, self.described(branch).file))
+
+    def _read(self, output: Output, kind: type[T]) -> T:
+        return msgspec.json.decode(self._workspace.path(output).read_bytes(), type=kind)
+
+    def _copy(self, output: Output, name: str) -> FileRecord:
+        source, target = self._workspace.path(output), self._pack / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+        return file_record(self._pack, target)
+
+
+def _why_no_latency(described: ArtifactDescription, verdict: Verdict) -> str:
+    if described.runner in _NO_TIME:
+        return _NO_TIME[described.runner]
+    return "not timed: it failed verification" if verdict.failures else "not asked for"
+
+
+def _session_notes(session: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a loaded session says of itself, as phrases."""
+    return tuple(f"{key.replace('_', ' ')}: {value}" for key, value in session.items() if isinstance(value, (int, float, str)))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _RECORDED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

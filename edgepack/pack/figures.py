@@ -1,0 +1,111 @@
+"""Geometry of the report's figures: numbers in, positions in percent out. The template draws them; nothing here knows HTML.
+
+Positions are percentages of a track's width, so that a figure fits a phone and a desk without scaling its text or its dots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, isfinite, log10
+
+# A figure at 390 px has room for four labels of five characters.
+_TICKS = 4
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear scale from ``low`` to ``high`` (finite, low < high) with labelled ticks."""
+
+    low: float
+    high: float
+    ticks: tuple[Tick, ...]
+
+    def at(self, value: float) -> float:
+        """Position in percent, held inside the track."""
+        return round(min(max(100 * (value - self.low) / (self.high - self.low), 0.0), 100.0), 3)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled position in percent."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """An estimate on a track: positions in percent.
+
+    Attributes:
+        mark: a reference line, None where there is none.
+        failed: whether its artifact failed; hollow: whether it was not got from the platform's own kind of runtime.
+    """
+
+    label: str
+    words: str
+    value: float
+    low: float
+    high: float
+    mark: float | None
+    failed: bool
+    hollow: bool
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One histogram bin: left edge and width in percent of the track, height in percent of the tallest."""
+
+    left: float
+    width: float
+    height: float
+
+
+def axis(
+    values: Iterable[float], words: Callable[[float], str], *, from_zero: bool = False, limits: tuple[float, float] | None = None
+) -> Axis:
+    """A scale that holds every finite value and ends at round numbers.
+
+    Args:
+        values: at least one finite number.
+        words: how a tick is labelled.
+        from_zero: whether lengths are read from the start, as in bars.
+        limits: what the scale never leaves, such as 0 and 1 for an accuracy.
+    """
+    finite = [value for value in values if isfinite(value)]
+    low, high = (0.0 if from_zero else min(finite)), max(finite)
+    if high <= low:
+        low, high = (low, low + (abs(low) or 1.0)) if from_zero else (low - (abs(low) * 0.01 or 1.0), low + (abs(low) * 0.01 or 1.0))
+    step = _round_step((high - low) / _TICKS)
+    low, high = floor(low / step + 1e-9) * step, ceil(high / step - 1e-9) * step
+    if limits is not None:
+        low, high = max(low, limits[0]), min(high, limits[1])
+    return _with_ticks(low, high, step, words)
+
+
+def bars(edges: Sequence[float], counts: Sequence[int], scale: Axis) -> tuple[Bar, ...]:
+    """Histogram bins as density bars (count over width, so unequal bins compare by area), those beyond the axis left to words."""
+    # A millionth more than the axis: its end is a rounded multiple of the step and may lie a rounding below the last edge.
+    end = scale.high + 1e-6 * (scale.high - scale.low)
+    inside = [(left, right, count) for left, right, count in zip(edges, edges[1:], counts, strict=False) if right <= end]
+    narrowest = (scale.high - scale.low) / 200
+    densities = [count / max(right - left, narrowest) for left, right, count in inside]
+    tallest = max(densities, default=0.0) or 1.0
+    return tuple(
+        Bar(scale.at(left), max(round(scale.at(right) - scale.at(left), 3), 0.5), round(100 * density / tallest, 2))
+        for (left, right, _), density in zip(inside, densities, strict=True)
+    )
+
+
+def _with_ticks(low: float, high: float, step: float, words: Callable[[float], str]) -> Axis:
+    bare = Axis(low, high, ())
+    first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
+    values = [index * step for index in range(first, last + 1)]
+    return Axis(low, high, tuple(Tick(bare.at(value), words(value)) for value in values))
+
+
+def _round_step(least: float) -> float:
+    """1, 2, 2.5 or 5 times a power of ten, the smallest at or above ``least``."""
+    power = float(10 ** floor(log10(least)))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= least * (1 - 1e-9))

@@ -1,0 +1,194 @@
+"""Writing a static scheme into the hub: Q/DQ pairs around activations, encoded weights and biases in place of real ones.
+
+Names are stable: the codes of tensor ``t`` are ``t_quantized`` and the reals read back from them ``t_dequantized``; a graph output keeps
+its own name, and what is quantized to make it is ``t_real``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.calibration.observe import Ranges
+from edgepack.hub.graph import constant, label, static_shape
+from edgepack.hub.passes import drop_unused
+from edgepack.quantize.constraints import (
+    Constraints,
+    Demands,
+    QuantizeError,
+    affine,
+    constants_of,
+    resolve,
+    touched_values,
+    weight_encoding,
+)
+from edgepack.quantize.encoding import Encoding
+from edgepack.quantize.placement import LINEAR, data_inputs, integer_nodes
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def quantize_static(model: ir.Model, ranges: Ranges, demands: Demands) -> tuple[ir.Model, Constraints]:
+    """The hub with a static scheme written into it; ``model`` is left as it was.
+
+    Raises:
+        QuantizeError: the model carries Q/DQ already, no node can be quantized, or a range is missing.
+    """
+    quantized = model.clone()
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in quantized.graph):
+        raise QuantizeError(
+            "the student already carries QuantizeLinear or DequantizeLinear nodes", "export it in fp32, or build it with scheme fp32"
+        )
+    constraints, kept = resolve(integer_nodes(quantized.graph), ranges, demands)
+    if not kept:
+        raise QuantizeError("no node of the student can be quantized", "build this student with scheme fp32")
+    _Writer(quantized.graph, constraints).write(kept)
+    drop_unused(quantized)
+    return quantized, constraints
+
+
+class _Writer:
+    """Rewrites one graph; holds the dequantized value of every encoded activation."""
+
+    def __init__(self, graph: ir.Graph, constraints: Constraints) -> None:
+        self._graph = graph
+        self._constraints = constraints
+        self._dequantized: dict[str, ir.Value] = {}
+
+    def write(self, kept: list[ir.Node]) -> None:
+        integer = {id(node) for node in kept}
+        values = {value.name or "": value for node in kept for value in (*data_inputs(node), *node.outputs)}
+        touched = dict.fromkeys(name for node in kept for name in touched_values(node))
+        inputs = {id(node): list(node.inputs) for node in kept}
+        for name in touched:
+            self._insert_pair(values[name], integer)
+        for node in kept:
+            self._encode_constants(node, inputs[id(node)])
+
+    def _insert_pair(self, value: ir.Value, integer: set[int]) -> None:
+        """value -> QuantizeLinear -> DequantizeLinear; who reads the value from now on reads what came through the codes."""
+        name = value.name or ""
+        uses = list(value.uses())
+        producer = value.producer()
+        from_codes = producer is not None and id(producer) in integer
+        is_output = value.is_graph_output()
+        if is_output:
+            value.name = f"{name}_real"
+        encoding = self._constraints.activations[name].encoding()
+        scale, zero_point = self._encoding_values(name, encoding)
+        codes = self._node("QuantizeLinear", f"{name}_quantized", [value, scale, zero_point], value.shape, encoding.dtype)
+        real = self._node(
+            "DequantizeLinear", name if is_output else f"{name}_dequantized", [codes, scale, zero_point], value.shape, "float32"
+        )
+        for use in uses:
+            if from_codes or id(use.node) in integer:
+                use.node.replace_input_with(use.idx, real)
+        if is_output:
+            index = next(position for position, output in enumerate(self._graph.outputs) if output is value)
+            self._graph.outputs[index] = real
+        self._place(producer, codes, real)
+
+    def _place(self, producer: ir.Node | None, codes: ir.Value, real: ir.Value) -> None:
+        pair = [codes.producer(), real.producer()]
+        if producer is None:
+            self._graph.insert_before(self._graph[0], pair)  # type: ignore[arg-type]
+        else:
+            self._graph.insert_after(producer, pair)  # type: ignore[arg-type]
+
+    def _encode_constants(self, node: ir.Node, original: list[ir.Value | None]) -> None:
+        if node.op_type in LINEAR:
+            self._encode_linear(node, original)
+            return
+        for index, value in enumerate(original):
+            held = constant(value)
+            if value in data_inputs(node) and held is not None:
+                encoding = affine(float(held.min()), float(held.max()), self._constraints.demands.scale_dtype).encoding()
+                self._replace(node, index, f"{value.name}/{node.name}", held, encoding)
+
+    def _encode_linear(self, node: ir.Node, original: list[ir.Value | None]) -> None:
+        """int8 weights per output channel, int32 bias at scale s_in * s_w (a bias of zeros is added where there was none)."""
+        roles = constants_of(node)
+        weight, source = roles["weight"], original[0]
+        axis = 1 if node.op_type == "MatMul" else 0
+        assert source is not None
+        input_scale = self._constraints.activations[source.name or ""].scale
+        encoding = weight_encoding(weight, axis, roles.get("bias"), input_scale, self._constraints.demands)
+        name = original[1].name if original[1] is not None else "weight"
+        self._replace(node, 1, f"{name}/{node.name}", weight, encoding)
+        if node.op_type != "MatMul":
+            bias = roles.get("bias", np.zeros(weight.shape[0], np.float32))
+            self._replace(node, 2, f"{node.name}/bias", bias, bias_encoding(input_scale, encoding))
+
+    def _replace(self, node: ir.Node, index: int, name: str, real: NDArray[Any], encoding: Encoding) -> None:
+        codes = self._initializer(f"{name}/codes", encoding.quantize(real))
+        scale, zero_point = self._encoding_values(name, encoding)
+        attributes = {} if encoding.axis is None else {"axis": encoding.axis}
+        value = self._node("DequantizeLinear", f"{name}_dequantized", [codes, scale, zero_point], codes.shape, "float32", attributes)
+        self._graph.insert_before(node, value.producer())  # type: ignore[arg-type]
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        node.replace_input_with(index, value)
+
+    def _encoding_values(self, name: str, encoding: Encoding) -> tuple[ir.Value, ir.Value]:
+        return self._initializer(f"{name}/scale", encoding.scale), self._initializer(f"{name}/zero_point", encoding.zero_point)
+
+    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
+        import onnx_ir as ir
+
+        if name in self._graph.initializers:
+            return self._graph.initializers[name]
+        kind = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape), type=kind)
+        self._graph.register_initializer(value)
+        return value
+
+    @staticmethod
+    def _node(
+        op_type: str, output: str, inputs: list[ir.Value], shape: Any, dtype: str, attributes: dict[str, Any] | None = None
+    ) -> ir.Value:
+        import onnx_ir as ir
+
+        node = ir.node(op_type, inputs, attributes or {}, name=f"{op_type}_{output}")
+        value = node.outputs[0]
+        value.name, value.shape = output, shape
+        value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
+        return value
+
+
+def bias_encoding(input_scale: float, weight: Encoding) -> Encoding:
+    """int32 codes at scale s_in * s_w for each channel, zero point 0 (TFLite 8-bit quantization specification, bias)."""
+    scale = (np.float32(input_scale) * weight.scale).astype(np.float32)
+    return Encoding(scale, np.zeros(scale.shape, np.int32), "int32", 0)
+
+
+def linear_nodes(model: ir.Model) -> list[ir.Node]:
+    """The integer Conv and Gemm nodes of a quantized hub, in execution order."""
+    return [
+        node
+        for node in model.graph
+        if node.op_type in ("Conv", "Gemm") and len(node.inputs) > 2 and _encoded_by(node.inputs[1]) is not None
+    ]
+
+
+def bias_of(node: ir.Node) -> tuple[ir.Value, NDArray[np.int32], NDArray[np.float32]]:
+    """(initializer value, codes, scale) of the encoded bias of a linear node."""
+    dequantize = _encoded_by(node.inputs[2])
+    if dequantize is None or dequantize.inputs[0] is None:
+        raise QuantizeError(f"{label(node)} has no encoded bias", "quantize the hub with this version")
+    codes, scale = constant(dequantize.inputs[0]), constant(dequantize.inputs[1])
+    assert codes is not None and scale is not None
+    return dequantize.inputs[0], codes, scale
+
+
+def output_channels(node: ir.Node) -> tuple[int, tuple[int, ...]]:
+    """(channel axis of the output, the other axes) of a Conv or Gemm."""
+    rank = len(static_shape(node.outputs[0])) if node.outputs[0].shape is not None else 2
+    return 1, tuple(axis for axis in range(rank) if axis != 1)
+
+
+def _encoded_by(value: ir.Value | None) -> ir.Node | None:
+    producer = value.producer() if value is not None else None
+    return producer if producer is not None and producer.op_type == "DequantizeLinear" else None

@@ -1,0 +1,146 @@
+"""Sequential bias correction: weight rounding shifts each channel's mean; the bias takes the shift back.
+
+Source: Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2, here with measured
+means (their appendix's empirical form) and layer after layer, so that each correction sees the corrected layers before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.calibration.observe import feed_of, with_outputs
+from edgepack.calibration.readers import Progress, Samples
+from edgepack.hub.canonical import plain_session
+from edgepack.quantize.apply import bias_of, linear_nodes
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+Tensors = dict[str, NDArray[Any]]
+
+
+def correct_biases(hub: ir.Model, quantized: ir.Model, samples: Samples, progress: Progress) -> dict[str, float]:
+    """Correct the int32 biases of ``quantized`` in place.
+
+    Args:
+        hub: the fp32 hub; quantized: the same with a static scheme written into it.
+        samples: the calibration set.
+
+    Returns:
+        For each corrected node, the largest shift over its channels, in units of the layer's output.
+    """
+    import onnx_ir as ir
+
+    nodes = {node.outputs[0].name or "": node for node in linear_nodes(quantized)}
+    held = {value.name for node in hub.graph for value in node.outputs}
+    wanted = {name: name if name in held else name.removesuffix("_real") for name in nodes}
+    means = _channel_means(ir.to_proto(hub), list(wanted.values()), samples)
+    proto = ir.to_proto(quantized)
+    shifts: dict[str, float] = {}
+    walk = _Walk(proto, samples)
+    for done, name in enumerate(walk.stops(list(nodes))):
+        shift = means[wanted[name]] - walk.channel_mean(name)
+        applied = _shift_bias(nodes[name], shift)
+        walk.shift(name, applied)
+        shifts[nodes[name].name or ""] = float(np.abs(applied).max())
+        progress(done + 1, len(nodes))
+    return shifts
+
+
+def _shift_bias(node: ir.Node, shift: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Add a shift for each channel to the bias codes; answers what the rounded codes really add."""
+    import onnx_ir as ir
+
+    value, codes, scale = bias_of(node)
+    limit = np.iinfo(np.int32).max
+    corrected = np.clip(np.rint(codes.astype(np.float64) + shift / scale), -limit, limit).astype(np.int32)
+    value.const_value = ir.tensor(corrected, name=value.name)
+    applied: NDArray[np.float64] = (corrected.astype(np.float64) - codes) * scale
+    return applied
+
+
+def _channel_means(model: onnx.ModelProto, names: list[str], samples: Samples) -> dict[str, NDArray[np.float64]]:
+    run = plain_session(with_outputs(model, names))
+    sums: dict[str, NDArray[np.float64]] = {}
+    for index in range(samples.count):
+        for name, array in run(feed_of(samples, index), names).items():
+            sums[name] = sums.get(name, np.zeros(())) + _mean_over_channels(array)
+    return {name: total / samples.count for name, total in sums.items()}
+
+
+def _mean_over_channels(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean of (N, C, ...) over all axes but 1, in float64."""
+    result: NDArray[np.float64] = array.astype(np.float64).mean(axis=tuple(axis for axis in range(array.ndim) if axis != 1))
+    return result
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Consecutive nodes up to and including the one that makes ``stop``; ``keeps`` are tensors later segments read."""
+
+    stop: str
+    run: Callable[..., Tensors]
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+    keeps: frozenset[str]
+
+
+class _Walk:
+    """Evaluates a graph segment by segment over all samples, holding only the tensors that are still needed.
+
+    One evaluation of the graph in total, however many layers are corrected.
+    """
+
+    def __init__(self, model: onnx.ModelProto, samples: Samples) -> None:
+        self._model = model
+        self._live: list[Tensors] = [feed_of(samples, index) for index in range(samples.count)]
+
+    def stops(self, names: list[str]) -> Iterator[str]:
+        """Yield each stop once its tensor is computed; what the caller shifts is what later segments read."""
+        for segment in _segments(self._model, names):
+            for index, tensors in enumerate(self._live):
+                made = segment.run({name: tensors[name] for name in segment.reads}, segment.makes)
+                self._live[index] = {name: array for name, array in {**tensors, **made}.items() if name in segment.keeps}
+            yield segment.stop
+
+    def channel_mean(self, name: str) -> NDArray[np.float64]:
+        total = sum((_mean_over_channels(tensors[name]) for tensors in self._live), np.zeros(()))
+        return total / len(self._live)
+
+    def shift(self, name: str, amount: NDArray[np.float64]) -> None:
+        for tensors in self._live:
+            shape = (1, -1, *([1] * (tensors[name].ndim - 2)))
+            tensors[name] = (tensors[name] + amount.reshape(shape)).astype(np.float32)
+
+
+def _segments(model: onnx.ModelProto, stops: list[str]) -> Iterator[_Segment]:
+    nodes, weights = list(model.graph.node), {tensor.name for tensor in model.graph.initializer}
+    start = 0
+    for end, node in enumerate(nodes, 1):
+        if not set(node.output) & set(stops):
+            continue
+        stop = next(name for name in node.output if name in stops)
+        part = nodes[start:end]
+        later = {name for after in nodes[end:] for name in after.input}
+        made = [name for inner in part for name in inner.output]
+        reads = dict.fromkeys(name for inner in part for name in inner.input if name and name not in weights and name not in made)
+        makes = tuple(name for name in made if name in later or name == stop)
+        run = plain_session(_submodel(model, part, list(reads), list(makes)))
+        yield _Segment(stop, run, tuple(reads), makes, frozenset(later | {stop}))
+        start = end
+
+
+def _submodel(model: onnx.ModelProto, nodes: list[onnx.NodeProto], reads: list[str], makes: list[str]) -> onnx.ModelProto:
+    import onnx
+
+    typed = {value.name: value for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    used = {name for node in nodes for name in node.input}
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    graph = onnx.helper.make_graph(nodes, "segment", [typed[name] for name in reads], [typed[name] for name in makes], weights)
+    return onnx.helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)

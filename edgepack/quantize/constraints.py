@@ -1,0 +1,217 @@
+"""Constraints: what every selected target demands of the encodings, resolved before a single code exists.
+
+Hub activations are uint8. Tensors that a runtime moves without rescaling share one encoding; Sigmoid, Softmax and Tanh outputs have the
+encoding their kernels prescribe; scales that Core ML computes in fp16 are rounded to fp16 first. The pack records the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.calibration.observe import Ranges
+from edgepack.errors import InputError
+from edgepack.hub.graph import constant
+from edgepack.quantize.encoding import Encoding
+from edgepack.quantize.placement import FIXED_OUTPUT, SAME_ENCODING, activation_inputs, fuses
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# Below 2^-14 an fp16 number is subnormal; hardware may flush it to zero, and a scale of zero erases its channel.
+_SMALLEST_FP16_NORMAL = 2.0**-14
+# TFLite: logistic.cc and tanh prepare demand 1/256 with int8 zero point -128, and 1/128 with 0; as uint8 codes these are 0 and 128.
+_PRESCRIBED = {"Sigmoid": (1 / 256, 0), "Tanh": (1 / 128, 128)}
+
+
+class QuantizeError(InputError):
+    """A model or its ranges that a scheme cannot hold."""
+
+
+class Demands(msgspec.Struct, frozen=True):
+    """What the selected targets need of every scale.
+
+    Attributes:
+        scale_dtype: "float16" when any target computes scales in fp16, else "float32".
+        method: "minmax" or "mse", how activation ranges become encodings.
+        targets: who was asked, for the record.
+    """
+
+    scale_dtype: str = "float32"
+    method: str = "minmax"
+    targets: tuple[str, ...] = ()
+
+
+class ActivationEncoding(msgspec.Struct, frozen=True):
+    """The resolved encoding of one activation: uint8, real = scale * (code - zero_point)."""
+
+    scale: float
+    zero_point: int
+
+    def encoding(self) -> Encoding:
+        """As arrays."""
+        return Encoding(np.asarray(self.scale, np.float32), np.asarray(self.zero_point, np.uint8), "uint8")
+
+
+class Constraints(msgspec.Struct, frozen=True):
+    """The resolved encodings of a scheme.
+
+    Attributes:
+        activations: by hub value name.
+        groups: sets of values that share one encoding, and which node makes them.
+        real: nodes that stay real although an integer kernel exists, with the reason.
+    """
+
+    demands: Demands
+    activations: dict[str, ActivationEncoding]
+    groups: tuple[tuple[str, ...], ...]
+    real: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Group:
+    values: tuple[str, ...]
+    prescribed: tuple[float, int] | None
+
+
+def resolve(nodes: Iterable[ir.Node], ranges: Ranges, demands: Demands) -> tuple[Constraints, list[ir.Node]]:
+    """Encodings for every tensor that the integer nodes read or write.
+
+    Args:
+        nodes: what placement chose, in graph order.
+
+    Returns:
+        The constraints, and the nodes that remain integer: a node that would tie two prescribed encodings together is left real.
+
+    Raises:
+        QuantizeError: a tensor has no observed range.
+    """
+    ties = _Ties()
+    kept: list[ir.Node] = []
+    real: dict[str, str] = {}
+    for node in nodes:
+        clash = ties.add(node)
+        if clash:
+            real[node.name or ""] = clash
+        else:
+            kept.append(node)
+    groups = ties.groups(value for node in kept for value in touched_values(node))
+    activations = {name: _encode(group, ranges, demands) for group in groups for name in group.values}
+    shared = tuple(group.values for group in groups if len(group.values) > 1)
+    return Constraints(demands, activations, shared, real), kept
+
+
+def touched_values(node: ir.Node) -> list[str]:
+    """Names of the activations a node holds as codes: its inputs and outputs, but nothing between it and a fused activation."""
+    inputs = [value for value in activation_inputs(node) if not _is_inside_fusion(value)]
+    outputs = [value for value in node.outputs if not _is_inside_fusion(value)]
+    return [value.name or "" for value in (*inputs, *outputs)]
+
+
+def _is_inside_fusion(value: ir.Value) -> bool:
+    producer, uses = value.producer(), list(value.uses())
+    return producer is not None and len(uses) == 1 and fuses(producer, uses[0].node)
+
+
+class _Ties:
+    """Union-find over value names, each set with at most one prescribed encoding."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+        self._prescribed: dict[str, tuple[float, int]] = {}
+
+    def add(self, node: ir.Node) -> str | None:
+        """Tie what the node ties; answer why it cannot, having changed nothing."""
+        if node.op_type in FIXED_OUTPUT:
+            return self._prescribe(node.outputs[0].name or "", _PRESCRIBED[node.op_type])
+        if node.op_type in SAME_ENCODING:
+            return self._tie(touched_values(node))
+        return None
+
+    def _prescribe(self, name: str, encoding: tuple[float, int]) -> str | None:
+        held = self._prescribed.setdefault(self._find(name), encoding)
+        return None if held == encoding else f"'{name}' would need two encodings"
+
+    def _tie(self, names: list[str]) -> str | None:
+        roots = {self._find(name) for name in names}
+        encodings = {self._prescribed[root] for root in roots if root in self._prescribed}
+        if len(encodings) > 1:
+            return f"it joins tensors whose kernels prescribe different encodings ({', '.join(names)})"
+        first, *others = sorted(roots)
+        for other in others:
+            self._parent[other] = first
+        if encodings:
+            self._prescribed[first] = encodings.pop()
+        return None
+
+    def _find(self, name: str) -> str:
+        while (parent := self._parent.setdefault(name, name)) != name:
+            name = parent
+        return name
+
+    def groups(self, names: Iterable[str]) -> list[_Group]:
+        members: dict[str, dict[str, None]] = {}
+        for name in names:
+            members.setdefault(self._find(name), {})[name] = None
+        return [_Group(tuple(values), self._prescribed.get(root)) for root, values in members.items()]
+
+
+def _encode(group: _Group, ranges: Ranges, demands: Demands) -> ActivationEncoding:
+    if group.prescribed is not None:
+        return ActivationEncoding(*group.prescribed)
+    bounds = [_bounds(name, ranges, demands.method) for name in group.values]
+    return affine(min(low for low, _ in bounds), max(high for _, high in bounds), demands.scale_dtype)
+
+
+def _bounds(name: str, ranges: Ranges, method: str) -> tuple[float, float]:
+    held = ranges.tensors.get(name)
+    if held is None:
+        raise QuantizeError(f"tensor '{name}' has no calibrated range", "calibrate the hub that is being quantized")
+    return held.bounds(method)
+
+
+def affine(low: float, high: float, scale_dtype: str = "float32") -> ActivationEncoding:
+    """The uint8 encoding of a range: zero is always a code, so that padding is exact (Jacob et al. 2018, eq. 1 and section 3).
+
+    With a scale rounded to fp16 the range may end half a step short; scales are rounded up to the next fp16 number to avoid that.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = float(round_scales(np.asarray((high - low) / 255 or 1.0), scale_dtype))
+    return ActivationEncoding(scale, int(np.clip(np.rint(-low / scale), 0, 255)))
+
+
+def round_scales(scales: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Scales as float32 numbers that ``dtype`` holds exactly, rounded up and never below the smallest normal number."""
+    if dtype == "float32":
+        plain: NDArray[np.float32] = np.maximum(scales, np.finfo(np.float32).tiny).astype(np.float32)
+        return plain
+    rounded = np.maximum(scales, _SMALLEST_FP16_NORMAL).astype(np.float16)
+    short = rounded.astype(np.float64) < scales
+    result: NDArray[np.float32] = np.where(short, np.nextafter(rounded, np.float16(np.inf)), rounded).astype(np.float32)
+    return result
+
+
+def weight_encoding(weight: NDArray[Any], axis: int, bias: NDArray[Any] | None, input_scale: float, demands: Demands) -> Encoding:
+    """Symmetric int8 codes in [-127, 127], a scale for each channel along ``axis``.
+
+    A channel's scale is also kept large enough that its int32 bias, held at input_scale * scale, cannot overflow.
+    """
+    others = tuple(index for index in range(weight.ndim) if index != axis)
+    largest = np.abs(weight).max(axis=others).astype(np.float64)
+    scales = np.where(largest > 0, largest / 127, 1.0)
+    if bias is not None:
+        scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (input_scale * (2**31 - 1)))
+    rounded = round_scales(scales, demands.scale_dtype)
+    return Encoding(rounded, np.zeros(rounded.shape, np.int8), "int8", axis)
+
+
+def constants_of(node: ir.Node) -> Mapping[str, NDArray[Any]]:
+    """Weight and bias of a linear node, by role."""
+    weight, bias = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    found = {"weight": weight, "bias": bias}
+    return {role: array for role, array in found.items() if array is not None}

@@ -1,0 +1,108 @@
+"""Loaders: ``file.py:function``, ``.pt2`` and ``.onnx``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgepack.errors import EdgepackError, one_line
+from edgepack.student.program import Student
+from edgepack.student.spec import StudentError
+
+_FORMS = "give file.py:function, a .pt2 file or an .onnx file"
+
+
+def load_student(spec: str) -> Student:
+    """The student that ``spec`` names.
+
+    Args:
+        spec: "student.py:student" (a function without arguments that returns a Student), "model.pt2" or "model.onnx".
+
+    Raises:
+        StudentError: it does not exist, cannot be loaded or is not a student.
+    """
+    path, _, function = spec.rpartition(":") if _is_factory(spec) else (spec, "", "")
+    file = Path(path)
+    loader = _LOADERS.get(file.suffix)
+    if loader is None:
+        raise StudentError(f"student '{spec}' is of no known form", _HINTS.get(file.suffix, _FORMS))
+    if not file.is_file():
+        raise StudentError(f"student file {file} does not exist", _FORMS)
+    return loader(file, function)
+
+
+def source_name(spec: str) -> str:
+    """How a student is named in a pack: the file name and the function, never a folder of this machine."""
+    path, colon, function = spec.rpartition(":") if _is_factory(spec) else (spec, "", "")
+    return Path(path).name + colon + function
+
+
+def _is_factory(spec: str) -> bool:
+    return ".py:" in spec
+
+
+def _from_factory(file: Path, function: str) -> Student:
+    """Run the user's factory with its own folder importable, as ``python file.py`` would have it."""
+    factory = load_function(file, function)
+    try:
+        student = factory()
+    except EdgepackError:
+        raise
+    except Exception as error:
+        raise StudentError(f"{file.name}:{function} raised {one_line(error)}", "make it run on its own first") from error
+    if not isinstance(student, Student):
+        raise StudentError(f"{file.name}:{function} returned a {type(student).__name__}", "return edgepack.Student(...)")
+    return student
+
+
+def load_function(file: Path, function: str) -> Callable[..., Any]:
+    """A function of a user's file, imported with its folder first on the path.
+
+    Raises:
+        StudentError: the file does not exist, does not import, or has no such function.
+    """
+    if not file.is_file():
+        raise StudentError(f"{file} does not exist", "give file.py:function")
+    sys.path.insert(0, str(file.parent.resolve()))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except EdgepackError:
+        raise
+    except Exception as error:
+        raise StudentError(f"{file.name} does not import: {one_line(error)}", "make it run on its own first") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise StudentError(f"{file.name} has no function '{function}'", f"name a function of {file.name} after the colon")
+    return found  # type: ignore[no-any-return]
+
+
+def _from_exported(file: Path, _: str) -> Student:
+    import torch
+
+    try:
+        program = torch.export.load(str(file))
+    except Exception as error:
+        raise StudentError(f"{file} is not a torch.export program ({one_line(error)})", "write it with torch.export.save") from error
+    return Student(program, name=file.stem)
+
+
+def _from_onnx(file: Path, _: str) -> Student:
+    return Student(file, name=file.stem)
+
+
+def _no_function(file: Path, function: str) -> Student:
+    if not function:
+        raise StudentError(f"{file} names no function", f"write {file.name}:student for its function student()")
+    return _from_factory(file, function)
+
+
+_LOADERS: dict[str, Callable[[Path, str], Student]] = {".py": _no_function, ".pt2": _from_exported, ".onnx": _from_onnx}
+_PICKLED = "it holds a TorchScript or pickled module; write a factory student.py:student that builds the nn.Module and loads its weights"
+_HINTS = dict.fromkeys((".pt", ".pth", ".jit", ".ts", ".bin"), _PICKLED)

@@ -1,0 +1,349 @@
+"""Running a student, whatever it is made of: as its author meant it, in float64, and captured to ONNX."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.errors import one_line
+from edgepack.student.spec import ImagePreprocessing, StudentDescription, StudentError, TensorSpec
+
+Feed = Mapping[str, NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]
+
+# The hub's opset: the newest one that onnx, onnxruntime and torch's exporter all carry in full (DESIGN.md).
+OPSET = 21
+
+
+class Program(Protocol):
+    """A model that can be run and captured. Feeds and results are by name, one sample each, in the student's layout."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs with dtype and shape filled in."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs with dtype and shape filled in."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+
+    def example(self) -> Arrays:
+        """The example inputs."""
+
+    def run(self, feed: Feed) -> Arrays:
+        """The student as its author runs it, in its own precision."""
+
+    def run_float64(self, feed: Feed) -> Arrays:
+        """The same computation with every float in float64: the truth that parity is measured against."""
+
+    def capture(self, path: Path) -> None:
+        """Write it as one ONNX file with embedded weights."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """The model to export.
+
+    Args:
+        module: a ``torch.nn.Module``, a ``torch.export.ExportedProgram`` or the path of an .onnx file.
+        example_inputs: positional arguments of ``forward``, tensors; empty for an .onnx file, whose examples are drawn from its shapes.
+        inputs, outputs: a TensorSpec or a name for each, in the order of ``forward``; empty for the names the model itself carries.
+        name: short name, used in reports.
+        preprocessing: how an image file becomes the (single) input; None when samples arrive as tensors.
+        labels: class names in the order of the first output's last axis.
+        licence: of the weights, an SPDX expression.
+    """
+
+    module: Any
+    example_inputs: Sequence[Any] = ()
+    inputs: Sequence[TensorSpec | str] = ()
+    outputs: Sequence[TensorSpec | str] = ()
+    name: str = "student"
+    preprocessing: ImagePreprocessing | None = None
+    labels: Sequence[str] = ()
+    licence: str = "unspecified"
+
+    @cached_property
+    def program(self) -> Program:
+        """The runnable form, made once.
+
+        Raises:
+            StudentError: the module, its examples and its specs do not fit together.
+        """
+        inputs, outputs = _specs(self.inputs), _specs(self.outputs)
+        if isinstance(self.module, (str, Path)):
+            return OnnxProgram(Path(self.module), inputs, outputs)
+        return TorchProgram(self.module, tuple(self.example_inputs), inputs, outputs)
+
+    def describe(self, source: str) -> StudentDescription:
+        """Everything but the weights; ``source`` says where the student came from."""
+        program = self.program
+        inputs = tuple(self._with_range(spec) for spec in program.inputs)
+        labels = tuple(str(label) for label in self.labels)
+        return StudentDescription(self.name, source, inputs, program.outputs, self.preprocessing, labels, self.licence, program.parameters)
+
+    def _with_range(self, spec: TensorSpec) -> TensorSpec:
+        if spec.value_range is not None or self.preprocessing is None:
+            return spec
+        return TensorSpec(spec.name, spec.dtype, spec.shape, spec.layout, self.preprocessing.value_range)
+
+
+class TorchProgram:
+    """A ``torch.nn.Module`` or ExportedProgram, in eval mode."""
+
+    def __init__(self, module: Any, example: tuple[Any, ...], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+        import torch
+
+        self._exported = module if isinstance(module, torch.export.ExportedProgram) else None
+        self._module = _evaluated(module)
+        self._example = example or _exported_example(module)
+        if not self._example:
+            raise StudentError("the student has no example inputs", "pass example_inputs=(tensor, ...) to Student")
+        results = self._forward(self._module, self._example)
+        self.inputs = _fill(inputs or _exported_inputs(module, len(self._example)), self._example, "input")
+        self.outputs = _fill(outputs or tuple(TensorSpec(f"output_{index}") for index in range(len(results))), results, "output")
+        self._refuse_non_finite(results)
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self._module.parameters())
+
+    def example(self) -> Arrays:
+        return {spec.name: tensor.detach().cpu().numpy() for spec, tensor in zip(self.inputs, self._example, strict=True)}
+
+    def run(self, feed: Feed) -> Arrays:
+        return self._run(self._module, feed, lambda tensor: tensor)
+
+    def run_float64(self, feed: Feed) -> Arrays:
+        double = self._double()
+        return self._run(double, feed, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+    def capture(self, path: Path) -> None:
+        import onnx
+        import torch
+
+        source, example, dynamic = (self._exported, (), None) if self._exported is not None else self._capture_arguments()
+        try:
+            program = torch.onnx.export(
+                source,
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[spec.name for spec in self.inputs],
+                output_names=[spec.name for spec in self.outputs],
+                dynamic_shapes=dynamic,
+                verbose=False,
+            )
+        except Exception as error:
+            raise StudentError(
+                f"torch.onnx.export cannot capture the student ({one_line(error)})", "see the log; rewrite that part of forward"
+            ) from error
+        onnx.save(program.model_proto, path)
+
+    def _capture_arguments(self) -> tuple[Any, tuple[Any, ...], Any]:
+        """Symbolic sizes are captured at 2 or more, since torch.export takes a size of 1 for a constant."""
+        example, dynamic = list(self._example), []
+        for index, spec in enumerate(self.inputs):
+            symbolic = {axis: size for axis, size in enumerate(spec.shape or ()) if isinstance(size, str)}
+            for axis in symbolic:
+                example[index] = example[index].repeat_interleave(2, axis) if example[index].shape[axis] == 1 else example[index]
+            dynamic.append(symbolic or None)
+        return self._module, tuple(example), tuple(dynamic) if any(dynamic) else None
+
+    def _double(self) -> Any:
+        if not hasattr(self, "_double_module"):
+            self._double_module = copy.deepcopy(self._module).double()
+        return self._double_module
+
+    def _run(self, module: Any, feed: Feed, convert: Callable[[Any], Any]) -> Arrays:
+        import torch
+
+        arguments = tuple(convert(torch.from_numpy(np.ascontiguousarray(feed[spec.name]))) for spec in self.inputs)
+        results = self._forward(module, arguments)
+        return {spec.name: tensor.numpy() for spec, tensor in zip(self.outputs, results, strict=True)}
+
+    @staticmethod
+    def _forward(module: Any, arguments: tuple[Any, ...]) -> list[Any]:
+        import torch
+        from torch.utils._pytree import tree_leaves
+
+        try:
+            with torch.inference_mode():
+                leaves = tree_leaves(module(*arguments))
+        except Exception as error:
+            raise StudentError(
+                f"the student's forward raised {one_line(error)}", "make forward(*example_inputs) run in eval mode"
+            ) from error
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        if len(tensors) != len(leaves) or not tensors:
+            raise StudentError("the student returns something that is not a tensor", "return tensors, or a tuple or dict of them")
+        return [tensor.detach().clone() for tensor in tensors]
+
+    def _refuse_non_finite(self, results: Sequence[Any]) -> None:
+        for name, tensor in self._module.state_dict().items():
+            if tensor.is_floating_point() and bool(tensor.isnan().any()):
+                raise StudentError(f"weight '{name}' holds NaN", "load weights from a training run that did not diverge")
+        for spec, tensor in zip(self.outputs, results, strict=True):
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise StudentError(f"output '{spec.name}' is not finite on the example inputs", "check the weights and the examples")
+
+
+class OnnxProgram:
+    """An .onnx file; no torch needed."""
+
+    def __init__(self, path: Path, inputs: tuple[TensorSpec, ...] = (), outputs: tuple[TensorSpec, ...] = ()) -> None:
+        import onnx
+
+        if not path.is_file():
+            raise StudentError(f"student file {path} does not exist", "give the path of an .onnx file")
+        try:
+            self._model = onnx.load(path)
+            onnx.checker.check_model(self._model)
+        except Exception as error:
+            raise StudentError(f"{path} is not a valid ONNX model ({one_line(error)})", "check it with onnx.checker") from error
+        self._refuse_non_finite()
+        weights = {tensor.name for tensor in self._model.graph.initializer}
+        self.inputs = _merge(inputs, [_onnx_spec(value) for value in self._model.graph.input if value.name not in weights], "input")
+        self.outputs = _merge(outputs, [_onnx_spec(value) for value in self._model.graph.output], "output")
+        self._session: Any = None
+
+    @property
+    def parameters(self) -> int:
+        return sum(int(np.prod(tensor.dims)) for tensor in self._model.graph.initializer)
+
+    def example(self) -> Arrays:
+        random = np.random.default_rng(0)
+        return {spec.name: _draw(spec, random) for spec in self.inputs}
+
+    def run(self, feed: Feed) -> Arrays:
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+        import onnxruntime
+
+        if self._session is None:
+            options = onnxruntime.SessionOptions()
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.intra_op_num_threads, options.log_severity_level = 1, 3
+            try:
+                self._session = onnxruntime.InferenceSession(self._model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            except Exception as error:
+                raise StudentError(f"onnxruntime cannot load the student ({one_line(error)})", "re-export the model") from error
+        return dict(zip((spec.name for spec in self.outputs), self._session.run(None, dict(feed)), strict=True))
+
+    def run_float64(self, feed: Feed) -> Arrays:
+        from edgepack.hub.reference import Float64Run
+
+        if not hasattr(self, "_float64"):
+            self._float64 = Float64Run(self._model)
+        result: Arrays = self._float64(feed)
+        return result
+
+    def capture(self, path: Path) -> None:
+        import onnx
+
+        onnx.save(self._model, path)
+
+    def _refuse_non_finite(self) -> None:
+        import onnx
+
+        for tensor in self._model.graph.initializer:
+            array = onnx.numpy_helper.to_array(tensor)
+            if array.dtype.kind == "f" and np.isnan(array).any():
+                raise StudentError(f"weight '{tensor.name}' holds NaN", "load weights from a training run that did not diverge")
+
+
+def _specs(given: Sequence[TensorSpec | str]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(item) if isinstance(item, str) else item for item in given)
+
+
+def _evaluated(module: Any) -> Any:
+    import torch
+
+    if isinstance(module, torch.export.ExportedProgram):
+        return module.module()
+    if isinstance(module, torch.jit.ScriptModule):
+        raise StudentError("the student is a TorchScript module, which torch.export refuses", "pass the nn.Module it was made from")
+    if not isinstance(module, torch.nn.Module):
+        raise StudentError(f"the student's module is a {type(module).__name__}", "pass a torch.nn.Module or the path of an .onnx file")
+    return module.eval()
+
+
+def _exported_example(module: Any) -> tuple[Any, ...]:
+    inputs = getattr(module, "example_inputs", None)
+    return tuple(inputs[0]) if inputs else ()
+
+
+def _exported_inputs(module: Any, count: int) -> tuple[TensorSpec, ...]:
+    signature = getattr(module, "graph_signature", None)
+    names = signature.user_inputs if signature is not None else [f"input_{index}" for index in range(count)]
+    return tuple(TensorSpec(str(name)) for name in names)
+
+
+def _fill(specs: tuple[TensorSpec, ...], tensors: Sequence[Any], kind: str) -> tuple[TensorSpec, ...]:
+    """Specs completed from real tensors, and checked against them."""
+    if len(specs) != len(tensors):
+        names = ", ".join(spec.name for spec in specs)
+        raise StudentError(f"the student has {len(tensors)} {kind}s but {len(specs)} are named ({names})", f"name each {kind} once")
+    return tuple(
+        _complete(spec, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), kind)
+        for spec, tensor in zip(specs, tensors, strict=True)
+    )
+
+
+def _complete(spec: TensorSpec, shape: tuple[int, ...], dtype: str, kind: str) -> TensorSpec:
+    declared = spec.shape if spec.shape is not None else shape
+    agrees = len(declared) == len(shape) and all(isinstance(want, str) or want == have for want, have in zip(declared, shape, strict=True))
+    if not agrees or (spec.dtype or dtype) != dtype:
+        raise StudentError(
+            f"{kind} '{spec.name}' is declared {spec.dtype or dtype}{list(declared)} but is {dtype}{list(shape)}", "correct its TensorSpec"
+        )
+    if spec.layout and len(spec.layout) != len(shape):
+        raise StudentError(f"{kind} '{spec.name}' has layout '{spec.layout}' but {len(shape)} dimensions", "give one letter a dimension")
+    return TensorSpec(spec.name, dtype, declared, spec.layout, spec.value_range)
+
+
+def _merge(given: tuple[TensorSpec, ...], found: list[TensorSpec], kind: str) -> tuple[TensorSpec, ...]:
+    """An .onnx file's own specs, with layouts and ranges of the declared ones of the same name."""
+    extra = {spec.name for spec in given} - {spec.name for spec in found}
+    if extra:
+        raise StudentError(f"the model has no {kind} '{sorted(extra)[0]}'", f"its {kind}s are {', '.join(spec.name for spec in found)}")
+    by_name = {spec.name: spec for spec in given}
+    return tuple(
+        TensorSpec(spec.name, spec.dtype, spec.shape, by_name[spec.name].layout, by_name[spec.name].value_range)
+        if spec.name in by_name
+        else spec
+        for spec in found
+    )
+
+
+def _onnx_spec(value: Any) -> TensorSpec:
+    import onnx
+
+    kind = value.type.tensor_type
+    if not kind.elem_type or not kind.HasField("shape"):
+        raise StudentError(f"'{value.name}' is not a tensor of known rank", "export the model with shapes")
+    shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}" for axis, dim in enumerate(kind.shape.dim)
+    )
+    return TensorSpec(value.name, str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))), shape)
+
+
+def _draw(spec: TensorSpec, random: np.random.Generator) -> NDArray[Any]:
+    """An example for an input of which only the shape is known: uniform in its range or standard normal; ones for integers."""
+    shape = [1 if isinstance(size, str) else size for size in spec.shape or ()]
+    dtype = np.dtype(spec.dtype or "float32")
+    if dtype.kind != "f":
+        return np.ones(shape, dtype)
+    if spec.value_range is not None:
+        return random.uniform(*spec.value_range, size=shape).astype(dtype)
+    return random.standard_normal(shape).astype(dtype)

@@ -1,0 +1,63 @@
+"""Steps of the student: capture it, and run it as the reference for everything that follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edgepack.arrays import save_arrays, stacked
+from edgepack.calibration.manifest import CalibrationSet
+from edgepack.calibration.observe import feed_of
+from edgepack.calibration.readers import Samples
+from edgepack.converter.step import Progress
+from edgepack.student.load import load_student, source_name
+from edgepack.student.spec import StudentDescription
+
+
+def capture(student: str, out: Path, progress: Progress, manifest: Path | None = None) -> None:
+    """Write captured.onnx, student.json and example.npz.
+
+    Args:
+        student: how the user named it.
+        manifest: a calibration manifest whose preprocessing and labels serve a student that declares none.
+    """
+    loaded = load_student(student)
+    description = _supplemented(loaded.describe(source_name(student)), manifest)
+    (out / "student.json").write_bytes(msgspec.json.encode(description))
+    save_arrays(out / "example.npz", loaded.program.example())
+    progress(1, 2)
+    loaded.program.capture(out / "captured.onnx")
+    progress(2, 2)
+
+
+def _supplemented(description: StudentDescription, manifest: Path | None) -> StudentDescription:
+    if manifest is None:
+        return description
+    given = CalibrationSet.load(manifest)
+    preprocessing = description.preprocessing or given.preprocessing
+    inputs = description.inputs
+    if description.preprocessing is None and preprocessing is not None and len(inputs) == 1 and inputs[0].value_range is None:
+        layout = inputs[0].layout or ("NCHW" if len(inputs[0].shape or ()) == 4 else "")
+        inputs = (msgspec.structs.replace(inputs[0], value_range=preprocessing.value_range, layout=layout),)
+    labels = description.labels or given.student_labels
+    return msgspec.structs.replace(description, preprocessing=preprocessing, labels=labels, inputs=inputs)
+
+
+def reference(student: str, golden: Path, out: Path, progress: Progress, evaluation: Path | None = None) -> None:
+    """Write what the student itself answers.
+
+    golden_outputs.npz: its own precision; golden_reference.npz: float64; evaluation_outputs.npz: its own precision, when there is an
+    evaluation set. Arrays by output name, samples stacked.
+    """
+    program = load_student(student).program
+    sets = {"golden_outputs": (golden, program.run), "golden_reference": (golden, program.run_float64)}
+    if evaluation is not None:
+        sets["evaluation_outputs"] = (evaluation, program.run)
+    for name, (path, run) in sets.items():
+        samples = Samples.open(path)
+        rows = []
+        for index in range(samples.count):
+            rows.append(run(feed_of(samples, index)))
+            progress(index + 1, samples.count)
+        save_arrays(out / f"{name}.npz", stacked(rows))

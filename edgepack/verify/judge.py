@@ -1,0 +1,226 @@
+"""From tensors to what the manifest records, and from the record to failures. Pure: no files, no runs.
+
+Every function takes outputs as ``name -> array``, samples stacked on the first axis, in the student's names and layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.errors import GateError
+from edgepack.pack.manifest import Accuracy, OutputParity, Parity, Truth
+from edgepack.quantize.scheme import Scheme
+from edgepack.verify.metrics import NO_CLASS, agreement, cosine, max_abs_error, non_finite, sqnr_db, top1
+from edgepack.verify.statistics import paired_drop, wilson_interval
+
+Outputs = Mapping[str, NDArray[Any]]
+
+# The manifest is JSON, which has no infinity: "infinitely far" is written as these. No output of finite float32 numbers comes near -999 dB
+# unless the reference is all zero.
+WORST_DB = -999.0
+WORST_ERROR = float(np.finfo(np.float32).max)
+
+# What storing an exact result as float32 costs: mantissas m uniform in [1, 2), error uniform within half an ulp 2^-24,
+# 10 log10(E m^2 / var) = 10 log10((7/3) / (2^-48 / 3)) = 153 dB. A run that equals float64 exactly is not asked for more than that.
+FLOAT32_ROUNDING_DB = 153.0
+
+
+class VerifyError(GateError):
+    """Outputs that cannot be judged: one is missing, has another shape, or the student itself gives NaN."""
+
+
+@dataclass(frozen=True)
+class ParityBudget:
+    """How far an artifact may fall behind, from the target's ``[budgets]``.
+
+    Attributes:
+        fp32_below_student_db: fp32 artifacts, below the student's own fp32 run, both against float64.
+        quantized_below_hub_db: static int8 artifacts, below the quantized hub itself, both against float64.
+    """
+
+    fp32_below_student_db: float
+    quantized_below_hub_db: float
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The same golden samples through everything that is compared.
+
+    Attributes:
+        reference: the student in float64.
+        student: the student in float32.
+        hub: the quantized hub simulated in float (Q/DQ as written); None when the scheme has none.
+    """
+
+    reference: Outputs
+    student: Outputs
+    hub: Outputs | None = None
+
+
+def parity(scheme: Scheme, artifact: Outputs, runs: Runs, budget: ParityBudget, truth: Truth) -> Parity:
+    """Every output of the student, compared with the artifact's.
+
+    Raises:
+        VerifyError: an output is missing, has another shape than the reference, or the reference is not finite.
+    """
+    outputs = tuple(output_parity(name, scheme, artifact, runs, budget) for name in runs.reference)
+    if not outputs:
+        raise VerifyError("the student has no output to compare", "give the student at least one named output")
+    return Parity(truth, min(len(array) for array in runs.reference.values()), outputs)
+
+
+def output_parity(name: str, scheme: Scheme, artifact: Outputs, runs: Runs, budget: ParityBudget) -> OutputParity:
+    """One output against the float64 run, with the floor its scheme sets.
+
+    fp32 is held to the student's own fp32 run, a static scheme to the quantized hub, so that the converter is judged and not the
+    quantization; any other scheme has no floor and is judged by its accuracy. Errors as ``parity``.
+    """
+    reference = _finite(name, "the student's float64 run", _take(name, "the student's float64 run", runs.reference))
+    actual = _take(name, "the artifact", artifact, reference.shape)
+    student = _take(name, "the student's fp32 run", runs.student, reference.shape)
+    student_db = sqnr_db(reference, student)
+    floor, reason = _floor(name, scheme, runs, budget, student_db, reference)
+    return OutputParity(
+        name=name,
+        sqnr_db=_recorded(sqnr_db(reference, actual)),
+        max_abs_error=min(max_abs_error(reference, actual), WORST_ERROR),
+        cosine=cosine(reference, actual),
+        student_sqnr_db=_recorded(student_db),
+        to_student_sqnr_db=_recorded(sqnr_db(_finite(name, "the student's fp32 run", student), actual)),
+        floor_db=floor,
+        floor_reason=reason,
+        non_finite=non_finite(actual),
+    )
+
+
+def judge_parity(parity: Parity, target: str, scheme: str) -> tuple[str, ...]:
+    """One line for each output that is not finite or is below its floor; empty when all hold."""
+    return tuple(line for output in parity.outputs if (line := _parity_failure(output, f"{target} {scheme}: output '{output.name}'")))
+
+
+def accuracy(artifact: NDArray[Any], student: NDArray[Any], labels: NDArray[Any]) -> Accuracy:
+    """Top-1 accuracy of an artifact, and what it loses against the student on the same samples.
+
+    Args:
+        artifact, student: class scores of the evaluation set, (samples, classes); axes of size 1 between the two are dropped.
+        labels: (samples,) integers, the right classes.
+
+    Raises:
+        VerifyError: the shapes do not fit, or a label names no class.
+    """
+    scores, scores_student = _scores("the artifact", artifact), _scores("the student", student)
+    truth = _labels(labels, scores)
+    if scores.shape != scores_student.shape:
+        raise VerifyError(f"the artifact gives scores {scores.shape}, the student {scores_student.shape}", "build the artifact again")
+    classes, classes_student = top1(scores), top1(scores_student)
+    right, right_student = classes == truth, classes_student == truth
+    return Accuracy(
+        samples=len(truth),
+        value=wilson_interval(int(right.sum()), len(truth)),
+        student=float(right_student.mean()),
+        drop=paired_drop(right_student, right),
+        agreement=agreement(classes, classes_student),
+    )
+
+
+def judge_accuracy(accuracy: Accuracy, allowed_drop_points: float, target: str, scheme: str) -> tuple[str, ...]:
+    """One line when the artifact lost more than ``allowed_drop_points`` (hundredths of 1) on this evaluation set, else empty.
+
+    The measured drop is judged, not an end of its interval: what was promised is this figure on these samples. The interval is said so
+    that a reader sees whether the set was large enough to tell.
+    """
+    points, low, high = (100 * x for x in (accuracy.drop.value, accuracy.drop.low, accuracy.drop.high))
+    # Differences of counts over n are decimals that float64 does not hold exactly: 0.5 points of 1000 samples must equal 0.5.
+    if points <= allowed_drop_points + 1e-9:
+        return ()
+    drop, allowed = _told_apart(points, allowed_drop_points)
+    return (
+        f"{target} {scheme}: accuracy is {drop} points below the student's {100 * accuracy.student:.1f} %, more than the {allowed} allowed"
+        f" (95 % interval {low:.1f} to {high:.1f} points, {accuracy.samples} samples)",
+    )
+
+
+def _floor(
+    name: str, scheme: Scheme, runs: Runs, budget: ParityBudget, student_db: float, reference: NDArray[Any]
+) -> tuple[float | None, str]:
+    if scheme.name == "fp32":
+        return _below(student_db, budget.fp32_below_student_db, "student's own fp32")
+    if not scheme.is_static:
+        return None, f"{scheme.name} has no floor: judged by its accuracy"
+    if not np.issubdtype(reference.dtype, np.floating):
+        return None, "not a real-valued output: judged by its accuracy"
+    if runs.hub is None:
+        raise VerifyError(f"{scheme.name} has no run of the quantized hub to compare with", "simulate the quantized hub before verifying")
+    hub = _finite(name, "the quantized hub", _take(name, "the quantized hub", runs.hub, reference.shape))
+    return _below(sqnr_db(reference, hub), budget.quantized_below_hub_db, "quantized hub")
+
+
+def _below(measured: float, allowed: float, what: str) -> tuple[float, str]:
+    """``allowed`` dB under what ``what`` reaches, and the words for it."""
+    if measured > FLOAT32_ROUNDING_DB:
+        return FLOAT32_ROUNDING_DB - allowed, f"{what} exact, taken as float32 rounding {FLOAT32_ROUNDING_DB:.0f} dB - {allowed:g} dB"
+    return max(measured - allowed, WORST_DB), f"{what} {max(measured, WORST_DB):.1f} dB - {allowed:g} dB"
+
+
+def _parity_failure(output: OutputParity, subject: str) -> str:
+    if output.non_finite:
+        return f"{subject} holds {output.non_finite} NaN or infinite values"
+    if output.sqnr_db is None or output.floor_db is None or output.sqnr_db >= output.floor_db:
+        return ""
+    reached, floor = _told_apart(output.sqnr_db, output.floor_db)
+    return f"{subject} is {reached} dB from the float64 student, below its floor of {floor} dB ({output.floor_reason})"
+
+
+def _recorded(decibels: float) -> float | None:
+    """As the manifest holds it: None for exact, never an infinity."""
+    return None if decibels == inf else max(decibels, WORST_DB)
+
+
+def _told_apart(a: float, b: float) -> tuple[str, str]:
+    """Both with as few decimals as show that they differ, one at least."""
+    pairs = ((f"{a:.{digits}f}", f"{b:.{digits}f}") for digits in range(1, 7))
+    return next((pair for pair in pairs if pair[0] != pair[1]), (repr(a), repr(b)))
+
+
+def _take(name: str, source: str, outputs: Outputs, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+    """One output by name; ``shape`` is what it must have."""
+    if name not in outputs:
+        raise VerifyError(f"{source} has no output '{name}' (it has {', '.join(outputs) or 'none'})", "check the artifact's output names")
+    array = outputs[name]
+    if array.size == 0 or shape not in (None, array.shape):
+        wanted = f", not {shape}" if shape else ": nothing to compare"
+        raise VerifyError(f"output '{name}' of {source} has shape {array.shape}{wanted}", "check the artifact's output shapes and layouts")
+    return array
+
+
+def _finite(name: str, source: str, array: NDArray[Any]) -> NDArray[Any]:
+    count = non_finite(array)
+    if count:
+        raise VerifyError(
+            f"output '{name}' of {source} holds {count} NaN or infinite values", "look at the student and the golden samples first"
+        )
+    return array
+
+
+def _scores(source: str, array: NDArray[Any]) -> NDArray[Any]:
+    """(samples, classes) from (samples, 1, ..., classes)."""
+    if array.ndim < 2 or array.size == 0 or any(size != 1 for size in array.shape[1:-1]):
+        raise VerifyError(f"{source} gives scores of shape {array.shape}, not (samples, classes)", "name an output with one score a class")
+    return array.reshape(len(array), array.shape[-1])
+
+
+def _labels(labels: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.int64]:
+    samples, classes = scores.shape
+    if labels.shape != (samples,) or not np.issubdtype(labels.dtype, np.integer):
+        raise VerifyError(
+            f"labels are {labels.dtype} of shape {labels.shape}, not integers of ({samples},)", "give one class index a sample"
+        )
+    if labels.min() <= NO_CLASS or labels.max() >= classes:
+        raise VerifyError(f"labels span {labels.min()}..{labels.max()}, outside the {classes} classes", "check the evaluation set's labels")
+    return labels.astype(np.int64)

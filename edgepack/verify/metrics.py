@@ -1,0 +1,105 @@
+"""How far two tensors are apart, and which class they name. Pure numpy: it runs wherever a runner runs.
+
+Non-finite numbers are never averaged away: a NaN or infinity in ``actual`` makes every distance its worst value (SQNR -inf, error inf,
+cosine 0, class -1), and one in ``reference`` is a ValueError, because nothing can be judged by it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The class of a row that names none.
+NO_CLASS = -1
+
+
+def non_finite(values: NDArray[Any]) -> int:
+    """How many elements are NaN or infinite (any shape, any real dtype)."""
+    return int(values.size - np.count_nonzero(np.isfinite(values)))
+
+
+def sqnr_db(reference: NDArray[Any], actual: NDArray[Any]) -> float:
+    """Signal to quantization noise ratio, ``10 log10(sum reference^2 / sum (reference - actual)^2)``, summed in float64.
+
+    Args:
+        reference, actual: same shape, any real dtype; all elements of all samples count alike.
+
+    Returns:
+        Decibels; inf when equal, -inf when ``actual`` is not finite or the reference is all zero and ``actual`` is not.
+
+    Raises:
+        ValueError: shapes differ, there is no element, or ``reference`` is not finite.
+    """
+    signal, noise = _comparable(reference, actual)
+    if not np.isfinite(noise).all():
+        return -np.inf
+    scale = max(float(np.abs(signal).max()), float(np.abs(noise).max()))
+    if scale == 0 or not noise.any():
+        return np.inf
+    # Scaled to 1 before squaring: neither 1e-200 nor 1e200 may leave the range of float64.
+    noise_power = float(np.sum(np.square(noise / scale)))
+    signal_power = float(np.sum(np.square(signal / scale)))
+    with np.errstate(divide="ignore"):
+        return float(10 * (np.log10(signal_power) - np.log10(noise_power)))
+
+
+def max_abs_error(reference: NDArray[Any], actual: NDArray[Any]) -> float:
+    """The largest ``|reference - actual|``, inf when ``actual`` is not finite. Arguments and errors as ``sqnr_db``."""
+    _, noise = _comparable(reference, actual)
+    return float(np.abs(noise).max()) if np.isfinite(noise).all() else np.inf
+
+
+def cosine(reference: NDArray[Any], actual: NDArray[Any]) -> float:
+    """Cosine of the angle between the flattened tensors, in [-1, 1].
+
+    1 when both are all zero; 0 when one of them is, or when ``actual`` is not finite. Arguments and errors as ``sqnr_db``.
+    """
+    signal, noise = _comparable(reference, actual)
+    if not np.isfinite(noise).all():
+        return 0.0
+    if not noise.any():
+        return 1.0
+    a, b = _unit(signal), _unit(signal - noise)
+    return float(np.clip(np.dot(a, b), -1, 1))
+
+
+def top1(scores: NDArray[Any]) -> NDArray[np.int64]:
+    """The class with the largest score, the first of equals (numpy.argmax, ONNX ArgMax-13 with select_last_index 0).
+
+    Args:
+        scores: (samples, classes), any real dtype.
+
+    Returns:
+        (samples,) int64; ``NO_CLASS`` for a row that holds a NaN.
+    """
+    if scores.ndim != 2 or scores.shape[1] == 0:
+        raise ValueError(f"scores have shape {scores.shape}, not (samples, classes)")
+    return np.where(np.isnan(scores).any(axis=1), NO_CLASS, scores.argmax(axis=1)).astype(np.int64)
+
+
+def agreement(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+    """The fraction of samples for which both name the same class; ``NO_CLASS`` agrees with nothing. Shapes (samples,)."""
+    if a.shape != b.shape or a.ndim != 1 or a.size == 0:
+        raise ValueError(f"classes of shapes {a.shape} and {b.shape} cannot be compared")
+    return float(np.mean((a == b) & (a != NO_CLASS)))
+
+
+def _comparable(reference: NDArray[Any], actual: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The flattened reference and its distance to ``actual``, in float64."""
+    if reference.shape != actual.shape or reference.size == 0:
+        raise ValueError(f"tensors of shapes {reference.shape} and {actual.shape} cannot be compared")
+    signal = reference.astype(np.float64).ravel()
+    if not np.isfinite(signal).all():
+        raise ValueError(f"the reference holds {non_finite(signal)} NaN or infinite values")
+    return signal, signal - actual.astype(np.float64).ravel()
+
+
+def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The vector at length 1; zero stays zero."""
+    largest = np.abs(vector).max()
+    if largest == 0:
+        return vector
+    scaled = vector / largest
+    return np.asarray(scaled / np.linalg.norm(scaled), np.float64)

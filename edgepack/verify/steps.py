@@ -1,0 +1,157 @@
+"""Steps of verification: run an artifact as it lies on disk, and judge what it answered."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgepack.arrays import Arrays, load_arrays, save_arrays
+from edgepack.backends.artifact import ArtifactDescription
+from edgepack.calibration.readers import Samples
+from edgepack.converter.step import Limits, Progress
+from edgepack.devices.runner_process import Request, artifact_feed, hub_arrays, run_local
+from edgepack.errors import InputError, one_line
+from edgepack.pack.manifest import Accuracy, Metric, Parity
+from edgepack.quantize.scheme import Scheme
+from edgepack.student.load import load_function
+from edgepack.targets import Target
+from edgepack.verify.judge import ParityBudget, Runs, accuracy, judge_accuracy, judge_parity, parity
+
+
+class RunFacts(msgspec.Struct, frozen=True):
+    """What ran an artifact: runtime with version, truth kind, and what the loaded session says of itself."""
+
+    runtime: str
+    truth: str
+    session: dict[str, Any]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What verification found; ``failures`` is empty when the artifact passed."""
+
+    parity: Parity
+    accuracy: Accuracy | None
+    metrics: tuple[Metric, ...]
+    failures: tuple[str, ...]
+
+
+class MetricError(InputError):
+    """A user's metric that cannot be computed."""
+
+
+def run(artifact: Path, golden: Path, seconds: float, memory: int, out: Path, progress: Progress, evaluation: Path | None = None) -> None:
+    """Run an artifact on the golden and the evaluation samples, one runner for both.
+
+    Writes golden.npz and evaluation.npz (outputs in the student's names and layouts, samples stacked) and run.json.
+
+    Args:
+        artifact: artifact.json of the folder the artifact lies in.
+        seconds, memory: limits of the runner, the latter in bytes.
+    """
+    described = msgspec.json.decode(artifact.read_bytes(), type=ArtifactDescription)
+    sets = {"golden": Samples.open(golden)}
+    if evaluation is not None:
+        sets["evaluation"] = Samples.open(evaluation)
+    joined = {name: np.concatenate([held.arrays[name] for held in sets.values()]) for name in sets["golden"].arrays}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        save_arrays(folder / "inputs.npz", artifact_feed(joined, described.inputs))
+        files = {"artifact": str(artifact.parent / described.file)}
+        request = Request("run", files, str(folder / "inputs.npz"), str(folder / "outputs.npz"))
+        response = run_local(described.runner, request, folder, Limits(seconds, memory), progress)
+        outputs = hub_arrays(load_arrays(folder / "outputs.npz"), described.outputs)
+    start = 0
+    for kind, held in sets.items():
+        save_arrays(out / f"{kind}.npz", {name: array[start : start + held.count] for name, array in outputs.items()})
+        start += held.count
+    facts = RunFacts(f"{response.runtime} {response.version}", response.truth, response.session)
+    (out / "run.json").write_bytes(msgspec.json.encode(facts))
+
+
+def judge(
+    run: Path,
+    golden: Path,
+    golden_outputs: Path,
+    golden_reference: Path,
+    target: dict[str, Any],
+    scheme: str,
+    metrics: list[str],
+    out: Path,
+    progress: Progress,
+    simulated: Path | None = None,
+    evaluation: Path | None = None,
+    evaluation_outputs: Path | None = None,
+    student_evaluation: Path | None = None,
+) -> None:
+    """Write verdict.json.
+
+    Args:
+        run: run.json; golden: the artifact's outputs on the golden samples; golden_outputs, golden_reference: the student's in its own
+            precision and in float64; simulated: the quantized hub's.
+        evaluation: the evaluation samples; evaluation_outputs: the artifact's outputs on them; student_evaluation: the student's.
+        target: fields of ``targets.Target``.
+        metrics: "file.py:function" of the user's own metrics.
+    """
+    goal = msgspec.convert(target, Target)
+    facts = msgspec.json.decode(run.read_bytes(), type=RunFacts)
+    runs = Runs(load_arrays(golden_reference), load_arrays(golden_outputs), load_arrays(simulated) if simulated else None)
+    budget = ParityBudget(goal.budgets.fp32_below_student_db, goal.budgets.quantized_below_hub_db)
+    found = parity(Scheme.parse(scheme), load_arrays(golden), runs, budget, facts.truth)  # type: ignore[arg-type]
+    failures = judge_parity(found, goal.name, scheme)
+    counted: Accuracy | None = None
+    measured: tuple[Metric, ...] = ()
+    if evaluation and evaluation_outputs and student_evaluation:
+        held = Held(Samples.open(evaluation), load_arrays(evaluation_outputs), load_arrays(student_evaluation))
+        counted = _accuracy(held)
+        measured = tuple(_metric(name, held) for name in metrics)
+    if counted is not None:
+        failures += judge_accuracy(counted, goal.budgets.accuracy_drop_points, goal.name, scheme)
+    (out / "verdict.json").write_bytes(msgspec.json.encode(Verdict(found, counted, measured, failures)))
+    progress(1, 1)
+
+
+class Held:
+    """The evaluation set with what the artifact and the student answered on it."""
+
+    def __init__(self, samples: Samples, artifact: Arrays, student: Arrays) -> None:
+        self.samples, self.artifact, self.student = samples, artifact, student
+
+
+def _accuracy(held: Held) -> Accuracy | None:
+    """Top-1 accuracy of the first output; None without labels or when that output is not one row of class scores a sample."""
+    name = next(iter(held.student))
+    scores = held.student[name]
+    if held.samples.labels is None or scores.ndim < 2 or scores.size != len(scores) * scores.shape[-1]:
+        return None
+    return accuracy(held.artifact[name], scores, held.samples.labels)
+
+
+def _metric(spec: str, held: Held) -> Metric:
+    """A user's function(outputs, labels) -> float on the artifact's outputs and on the student's."""
+    file, _, function = spec.rpartition(":")
+    measure = load_function(Path(file), function)
+    values = [_number(measure, outputs, held.samples, spec) for outputs in (held.artifact, held.student)]
+    return Metric(function, *values)
+
+
+def _number(measure: Any, outputs: Arrays, samples: Samples, spec: str) -> float:
+    try:
+        value = float(measure(outputs, samples.labels))
+    except Exception as error:
+        raise MetricError(
+            f"metric {spec} raised {one_line(error)}", "it is called with (outputs by name, labels) and returns a number"
+        ) from error
+    if not np.isfinite(value):
+        raise MetricError(f"metric {spec} is {value}", "return a finite number")
+    return value
+
+
+def refuse_metrics_without_data(metrics: Sequence[str], has_evaluation: bool) -> None:
+    """MetricError when metrics were asked for and there is nothing to measure them on, before any work."""
+    if metrics and not has_evaluation:
+        raise MetricError(f"metric {metrics[0]} needs an evaluation set", "add [evaluation] to the calibration manifest")

@@ -1,0 +1,175 @@
+"""What passes and what fails, on outputs with errors of known size."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgepack.errors import GateError
+from edgepack.pack.manifest import OutputParity, Parity
+from edgepack.quantize.scheme import Scheme
+from edgepack.verify.judge import (
+    FLOAT32_ROUNDING_DB,
+    ParityBudget,
+    Runs,
+    VerifyError,
+    accuracy,
+    judge_accuracy,
+    judge_parity,
+    output_parity,
+    parity,
+)
+
+BUDGET = ParityBudget(fp32_below_student_db=6.0, quantized_below_hub_db=1.5)
+FP32, W8A8, W4 = Scheme.parse("fp32"), Scheme.parse("w8a8"), Scheme.parse("w4b32")
+REFERENCE = np.random.default_rng(0).normal(size=(16, 1, 10))
+
+
+def _at(decibels: float, seed: int = 1) -> np.ndarray:
+    """REFERENCE with an error exactly ``decibels`` below it."""
+    noise = np.random.default_rng(seed).normal(size=REFERENCE.shape)
+    noise *= np.linalg.norm(REFERENCE) / np.linalg.norm(noise) * 10 ** (-decibels / 20)
+    return REFERENCE + noise
+
+
+def _runs(student_db: float = 120, hub_db: float | None = None) -> Runs:
+    hub = None if hub_db is None else {"logits": _at(hub_db, 2)}
+    return Runs({"logits": REFERENCE}, {"logits": _at(student_db, 3)}, hub)
+
+
+def _failures(scheme: Scheme, artifact: np.ndarray, runs: Runs) -> tuple[str, ...]:
+    return judge_parity(parity(scheme, {"logits": artifact}, runs, BUDGET, "host"), "android", scheme.name)
+
+
+def test_quantized_artifact_below_the_hub_fails_with_the_whole_reason() -> None:
+    assert _failures(W8A8, _at(21.3), _runs(hub_db=25.5)) == (
+        "android w8a8: output 'logits' is 21.3 dB from the float64 student, below its floor of 24.0 dB (quantized hub 25.5 dB - 1.5 dB)",
+    )
+
+
+@pytest.mark.parametrize("decibels, passes", [(24.01, True), (23.99, False), (60.0, True)])
+def test_quantized_floor_is_the_hub_less_the_budget(decibels: float, passes: bool) -> None:
+    assert (_failures(W8A8, _at(decibels), _runs(hub_db=25.5)) == ()) is passes
+
+
+def test_a_miss_by_less_than_a_printed_digit_prints_more_digits() -> None:
+    (line,) = _failures(W8A8, _at(23.996), _runs(hub_db=25.5))
+    assert "is 23.996 dB" in line or "is 24.00 dB" not in line
+    assert "is 24.0 dB from" not in line
+
+
+@pytest.mark.parametrize("decibels, passes", [(114.1, True), (113.9, False)])
+def test_fp32_floor_is_the_students_own_error_less_the_budget(decibels: float, passes: bool) -> None:
+    assert (_failures(FP32, _at(decibels), _runs(student_db=120)) == ()) is passes
+
+
+def test_a_student_that_equals_float64_exactly_asks_for_float32_rounding_not_for_infinity() -> None:
+    runs = Runs({"logits": REFERENCE}, {"logits": REFERENCE})
+    assert _failures(FP32, REFERENCE, runs) == ()
+    assert _failures(FP32, _at(FLOAT32_ROUNDING_DB - 5), runs) == ()
+    (line,) = _failures(FP32, _at(140), runs)
+    assert "student's own fp32 exact, taken as float32 rounding 153 dB - 6 dB" in line
+
+
+def test_float32_storage_of_an_exact_result_costs_153_decibels() -> None:
+    exact = np.random.default_rng(5).uniform(1, 2, 200_000)
+    runs = Runs({"x": exact}, {"x": exact.astype(np.float32)})
+    found = output_parity("x", FP32, runs.student, runs, BUDGET)
+    assert found.sqnr_db == pytest.approx(FLOAT32_ROUNDING_DB, abs=0.1)
+
+
+def test_weight_only_schemes_have_no_floor_but_non_finite_outputs_still_fail() -> None:
+    assert _failures(W4, _at(3), _runs()) == ()
+    broken = REFERENCE.copy()
+    broken[3, 0, 2:4] = np.nan, np.inf
+    assert _failures(W4, broken, _runs()) == ("android w4b32: output 'logits' holds 2 NaN or infinite values",)
+
+
+def test_a_non_finite_output_survives_json_as_a_failure() -> None:
+    record = parity(W4, {"logits": np.full(REFERENCE.shape, np.nan)}, _runs(), BUDGET, "host")
+    again = msgspec.json.decode(msgspec.json.encode(record), type=Parity)
+    assert again == record
+    assert judge_parity(again, "android", "w4b32") != ()
+
+
+def test_an_exact_artifact_is_recorded_as_none_and_passes() -> None:
+    found = output_parity("logits", FP32, {"logits": REFERENCE}, _runs(), BUDGET)
+    assert (found.sqnr_db, found.max_abs_error, found.cosine) == (None, 0, 1)
+
+
+def test_an_all_zero_reference_stays_finite_in_the_record() -> None:
+    zero = np.zeros((4, 3))
+    runs = Runs({"x": zero}, {"x": zero + 1e-9})
+    found = output_parity("x", FP32, {"x": zero + 1e-9}, runs, BUDGET)
+    assert isinstance(found, OutputParity)
+    assert found.sqnr_db == found.floor_db == -999
+
+
+def test_integer_outputs_of_a_quantized_artifact_have_no_floor() -> None:
+    runs = Runs({"class": np.arange(8)}, {"class": np.arange(8)}, {"class": np.arange(8)})
+    off = np.arange(8).copy()
+    off[0] = 3
+    assert output_parity("class", W8A8, {"class": off}, runs, BUDGET).floor_db is None
+    assert output_parity("class", FP32, {"class": off}, runs, BUDGET).floor_db is not None
+
+
+@pytest.mark.parametrize(
+    "artifact, runs, message",
+    [
+        ({"other": REFERENCE}, _runs(), "no output 'logits'"),
+        ({"logits": REFERENCE[:, 0]}, _runs(), "has shape"),
+        ({"logits": REFERENCE}, _runs(hub_db=None), "no run of the quantized hub"),
+        ({"logits": REFERENCE}, Runs({"logits": REFERENCE * np.nan}, {"logits": REFERENCE}), "float64 run holds 160 NaN"),
+        ({"logits": REFERENCE}, Runs({}, {}), "no output to compare"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(artifact: dict[str, np.ndarray], runs: Runs, message: str) -> None:
+    with pytest.raises(VerifyError, match=message) as caught:
+        parity(W8A8, artifact, runs, BUDGET, "host")
+    assert isinstance(caught.value, GateError)
+    assert caught.value.hint
+
+
+def _scores(classes: list[int]) -> np.ndarray:
+    return np.eye(4, dtype=np.float32)[classes][:, None]
+
+
+def test_accuracy_counts_right_classes_and_pairs_them() -> None:
+    labels = np.array([0, 1, 2, 3, 0])
+    found = accuracy(_scores([0, 1, 2, 0, 1]), _scores([0, 1, 2, 3, 1]), labels)
+    assert (found.samples, found.value.value, found.student, found.agreement) == (5, 0.6, 0.8, 0.8)
+    assert found.drop.value == pytest.approx(0.2)
+
+
+def test_nan_scores_are_wrong_and_agree_with_nothing() -> None:
+    found = accuracy(np.full((5, 4), np.nan), np.full((5, 4), np.nan), np.zeros(5, np.int64))
+    assert (found.value.value, found.student, found.agreement) == (0, 0, 0)
+
+
+def test_a_drop_of_exactly_the_allowed_points_passes_and_one_sample_more_fails() -> None:
+    labels = np.zeros(1000, np.int64)
+    right = _scores([0] * 1000)
+    at, over = _scores([1] * 5 + [0] * 995), _scores([1] * 6 + [0] * 994)
+    assert judge_accuracy(accuracy(at, right, labels), 0.5, "ios", "w8a8") == ()
+    (line,) = judge_accuracy(accuracy(over, right, labels), 0.5, "ios", "w8a8")
+    assert line.startswith("ios w8a8: accuracy is 0.6 points below the student's 100.0 %, more than the 0.5 allowed")
+
+
+def test_an_artifact_better_than_the_student_passes() -> None:
+    labels = np.zeros(10, np.int64)
+    assert judge_accuracy(accuracy(_scores([0] * 10), _scores([1] * 10), labels), 0.0, "ios", "w8a8") == ()
+
+
+@pytest.mark.parametrize(
+    "scores, labels, message",
+    [
+        (np.ones((5, 4)), np.zeros(4, np.int64), "labels are"),
+        (np.ones((5, 4)), np.zeros(5), "labels are float64"),
+        (np.ones((5, 4)), np.full(5, 4), "outside the 4 classes"),
+        (np.ones((5, 4)), np.full(5, -1), "outside the 4 classes"),
+        (np.ones((5, 7, 4)), np.zeros(5, np.int64), "one score a class|not \\(samples, classes\\)"),
+        (np.ones(5), np.zeros(5, np.int64), "not \\(samples, classes\\)"),
+    ],
+)
+def test_scores_and_labels_that_do_not_fit_are_refused(scores: np.ndarray, labels: np.ndarray, message: str) -> None:
+    with pytest.raises(VerifyError, match=message):
+        accuracy(scores, scores, labels)
