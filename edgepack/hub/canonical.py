@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from edgepack.errors import one_line
 from edgepack.hub import passes
-from edgepack.hub.graph import HubError
+from edgepack.hub.graph import OPSET, HubError
 from edgepack.hub.reference import Float64Run
-from edgepack.student.program import OPSET
 
 if TYPE_CHECKING:
     import onnx

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+# The hub's opset: the newest one that onnx, onnxruntime and torch's exporter all carry in full (DESIGN.md).
+OPSET = 21
+
+
 class HubError(InputError):
     """A model the hub cannot hold; the message names the node."""
 

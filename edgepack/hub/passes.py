@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgepack.hub.graph import HubError, attribute, constant, label
+from edgepack.hub.graph import OPSET, HubError, attribute, constant, label
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -328,8 +328,6 @@ def _strip_defaults(model: ir.Model) -> bool:
 def _strip(node: ir.Node, name: str) -> bool:
     import onnx
     from onnx import defs
-
-    from edgepack.student.program import OPSET
 
     schema = defs.get_schema(node.op_type, OPSET) if defs.has(node.op_type) else None
     default = schema.attributes[name].default_value if schema is not None and name in schema.attributes else None

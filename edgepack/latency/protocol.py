@@ -162,8 +162,16 @@ def _warnings(
         _drifted(series),
         _correlated(series),
         _other_load(answer),
+        _does_not_pay(ratio),
     )
     return tuple(line for line in found if line)
+
+
+def _does_not_pay(ratio: statistics.Ratio | None) -> str:
+    """A scheme that costs accuracy and time: only its size speaks for it, if anything does."""
+    if ratio is None or ratio.typical.low <= 1:
+        return ""
+    return f"slower than fp32 on this machine ({ratio.typical.value:.2f} times): ship fp32 unless the device itself says otherwise"
 
 
 def _few_samples(count: int) -> str:

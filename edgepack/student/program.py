@@ -14,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.errors import one_line
+from edgepack.hub.graph import OPSET
 from edgepack.student.spec import ImagePreprocessing, StudentDescription, StudentError, TensorSpec
 
 Feed = Mapping[str, NDArray[Any]]
 Arrays = dict[str, NDArray[Any]]
-
-# The hub's opset: the newest one that onnx, onnxruntime and torch's exporter all carry in full (DESIGN.md).
-OPSET = 21
 
 
 class Program(Protocol):

@@ -9,6 +9,7 @@ from edgepack.pack.manifest import OutputParity, Parity
 from edgepack.quantize.scheme import Scheme
 from edgepack.verify.judge import (
     FLOAT32_ROUNDING_DB,
+    SUMMATION_DB,
     ParityBudget,
     Runs,
     VerifyError,
@@ -18,6 +19,7 @@ from edgepack.verify.judge import (
     output_parity,
     parity,
 )
+from edgepack.verify.metrics import sqnr_db
 
 BUDGET = ParityBudget(fp32_below_student_db=6.0, quantized_below_hub_db=1.5)
 FP32, W8A8, W4 = Scheme.parse("fp32"), Scheme.parse("w8a8"), Scheme.parse("w4b32")
@@ -62,12 +64,20 @@ def test_fp32_floor_is_the_students_own_error_less_the_budget(decibels: float, p
     assert (_failures(FP32, _at(decibels), _runs(student_db=120)) == ()) is passes
 
 
-def test_a_student_that_equals_float64_exactly_asks_for_float32_rounding_not_for_infinity() -> None:
-    runs = Runs({"logits": REFERENCE}, {"logits": REFERENCE})
+@pytest.mark.parametrize("student_db, words", [(float("inf"), "exact"), (149.6, "149.6 dB")])
+def test_a_student_luckier_than_fp32_summation_sets_no_floor_for_other_orders_of_summation(student_db: float, words: str) -> None:
+    runs = Runs({"logits": REFERENCE}, {"logits": REFERENCE}) if student_db == float("inf") else _runs(student_db=student_db)
     assert _failures(FP32, REFERENCE, runs) == ()
-    assert _failures(FP32, _at(FLOAT32_ROUNDING_DB - 5), runs) == ()
-    (line,) = _failures(FP32, _at(140), runs)
-    assert "student's own fp32 exact, taken as float32 rounding 153 dB - 6 dB" in line
+    assert _failures(FP32, _at(SUMMATION_DB - 5.9), runs) == ()
+    (line,) = _failures(FP32, _at(SUMMATION_DB - 6.1), runs)
+    assert f"student's own fp32 {words}, taken as 126 dB of fp32 summation - 6 dB" in line
+
+
+def test_random_summation_order_of_512_terms_costs_what_the_floor_allows() -> None:
+    terms = np.random.default_rng(8).standard_normal((2000, 512)).astype(np.float32)
+    reordered = np.add.accumulate(terms, axis=1, dtype=np.float32)[:, -1]
+    found = sqnr_db(terms.astype(np.float64).sum(axis=1), reordered)
+    assert SUMMATION_DB - 6 < found < FLOAT32_ROUNDING_DB
 
 
 def test_float32_storage_of_an_exact_result_costs_153_decibels() -> None:
@@ -122,6 +132,7 @@ def test_integer_outputs_of_a_quantized_artifact_have_no_floor() -> None:
         ({"logits": REFERENCE}, Runs({}, {}), "no output to compare"),
     ],
 )
+from edgepack.verify.metrics import sqnr_db
 def test_what_cannot_be_judged_is_refused(artifact: dict[str, np.ndarray], runs: Runs, message: str) -> None:
     with pytest.raises(VerifyError, match=message) as caught:
         parity(W8A8, artifact, runs, BUDGET, "host")
@@ -170,6 +181,7 @@ def test_an_artifact_better_than_the_student_passes() -> None:
         (np.ones(5), np.zeros(5, np.int64), "not \\(samples, classes\\)"),
     ],
 )
+from edgepack.verify.metrics import sqnr_db
 def test_scores_and_labels_that_do_not_fit_are_refused(scores: np.ndarray, labels: np.ndarray, message: str) -> None:
     with pytest.raises(VerifyError, match=message):
         accuracy(scores, scores, labels)

@@ -137,7 +137,7 @@ def test_a_scale_that_fp16_would_change_is_refused(tmp_path: Path) -> None:
     model = small_network()
     scale = next(held for held in model.graph.initializer if held.name == "relu_scale")
     scale.CopyFrom(numpy_helper.from_array(np.array(0.0235, np.float32), "relu_scale"))
-    with pytest.raises(BackendError, match="relu_codes.*float16"):
+    with pytest.raises(BackendError, match=r"relu_codes.*float16"):
         write(save(model, tmp_path), tmp_path / "out", OPTIONS)
     assert not (tmp_path / "out").exists()
 

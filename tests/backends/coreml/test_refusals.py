@@ -106,7 +106,7 @@ def test_an_unknown_system_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "hub.onnx").write_bytes(b"not a model")
-    with pytest.raises(BackendError, match="hub.onnx"):
+    with pytest.raises(BackendError, match=r"hub\.onnx"):
         obstacles(tmp_path / "hub.onnx")
 
 

@@ -169,6 +169,8 @@ REDUCTIONS = {
     "layer_norm": single("LayerNormalization", normal(2, 3, 8), weights={"s": normal(8), "b": normal(8)}),
     "layer_norm_two_axes": single("LayerNormalization", normal(2, 3, 8), weights={"s": normal(3, 8)}, axis=1, epsilon=1e-3),
     "instance_norm": single("InstanceNormalization", normal(2, 3, 4, 5), weights={"s": normal(3), "b": normal(3)}),
+    "group_norm": single("GroupNormalization", normal(2, 6, 4, 5), weights={"s": normal(6), "b": normal(6)}, num_groups=3),
+    "group_norm_1d": single("GroupNormalization", normal(2, 6, 7), weights={"s": normal(6), "b": normal(6)}, num_groups=2),
     "batch_norm": single(
         "BatchNormalization",
         normal(2, 3, 4, 5),

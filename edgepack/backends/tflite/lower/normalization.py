@@ -29,16 +29,35 @@ def instance_normalization(operation: Operation, emit: Emitter) -> View:
     return _normalized(operation, emit, x, tuple(range(2, len(x.shape))), per_channel=True)
 
 
+@lowers("GroupNormalization", honours={"num_groups", "epsilon", "stash_type"}, objects=(constant_inputs(1, 2),))
+def group_normalization(operation: Operation, emit: Emitter) -> View:
+    """ONNX GroupNormalization-21: channels split into groups, each normalized with its space; splitting channels moves nothing."""
+    x = emit.take(operation.inputs[0])
+    groups = int(operation.attributes["num_groups"])
+    split = emit.reshaped(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
+    normal = _standardized(operation, emit, split, tuple(range(2, len(split.shape))))
+    return _affine(operation, emit, emit.reshaped(normal, x.shape), per_channel=True)
+
+
 def _normalized(operation: Operation, emit: Emitter, x: View, axes: Shape, per_channel: bool = False) -> View:
+    return _affine(operation, emit, _standardized(operation, emit, x, axes), per_channel)
+
+
+def _standardized(operation: Operation, emit: Emitter, x: View, axes: Shape) -> View:
+    """(x - mean) / sqrt(var + epsilon) over ``axes``."""
     centred = _combined("SUB", x, _mean(x, axes, emit), emit)
     variance = _mean(emit.unary("SQUARE", centred), axes, emit)
     spread = emit.binary("ADD", variance, emit.scalar(float(operation.attributes.get("epsilon", 1e-5)), x))
-    normal = _combined("MUL", centred, emit.unary("RSQRT", spread), emit)
+    return _combined("MUL", centred, emit.unary("RSQRT", spread), emit)
+
+
+def _affine(operation: Operation, emit: Emitter, normal: View, per_channel: bool) -> View:
+    """Times scale (input 1) plus bias (input 2), along the trailing axes or one for each channel."""
     for name, operand in zip(("MUL", "ADD"), operation.inputs[1:], strict=False):
         if operand is not None:
             held = emit.take(operand)
-            column = emit.reshaped(held, (held.shape[0], *(1,) * (len(x.shape) - 2))) if per_channel else held
-            normal = _combined(name, normal, column, emit)
+            term = emit.reshaped(held, (held.shape[0], *(1,) * (len(normal.shape) - 2))) if per_channel else held
+            normal = _combined(name, normal, term, emit)
     return normal
 
 

@@ -91,15 +91,30 @@ def split(operation: Operation, emit: Emitter) -> list[View]:
 
 @lowers("Gather", honours={"axis"}, integer=(equal_encodings,))
 def gather(operation: Operation, emit: Emitter) -> View:
-    """ONNX Gather-13 -> GATHER. TFLite takes no negative index, so constants are wrapped here and others by FLOOR_MOD."""
+    """ONNX Gather-13 -> GATHER. TFLite takes no negative index, so constants are wrapped here and others by FLOOR_MOD.
+
+    One constant index is a SLICE, which delegates take.
+    """
     x = _unmerged(emit.take(operation.inputs[0]), emit)
     axis = int(operation.attributes.get("axis", 0)) % len(x.shape)
+    index = operation.inputs[1]
+    if index is not None and index.constant is not None and index.rank == 0:
+        return _taken(operation, emit, x, axis, int(index.constant) % x.shape[axis])
     indices, rank = _wrapped_indices(operation, emit, x.shape[axis])
     if rank > 1:
         x = emit.plain(x)
     layout = _gathered_layout(x.layout, axis, operation.outputs[0].shape, rank)
     options = Options("GatherOptions", {"axis": x.layout.position(axis), "batchDims": 0})
     return emit.run("GATHER", [x, indices], emit.output(operation.outputs[0], layout), options)
+
+
+def _taken(operation: Operation, emit: Emitter, x: View, axis: int, index: int) -> View:
+    """Element ``index`` of ``axis``, the axis dropped."""
+    part = x.layout.of(tuple(1 if held == axis else size for held, size in enumerate(x.shape)))
+    begin = [index if held == axis else 0 for held in x.layout.order]
+    inputs = [x, emit.indices("begin", begin), emit.indices("size", part.stored)]
+    row = emit.run("SLICE", inputs, emit.like(x, part, "taken"), Options("SliceOptions"))
+    return emit.reread(row, x.layout.without((axis,)), operation.outputs[0].name)
 
 
 def _gathered_layout(layout: Layout, axis: int, shape: tuple[int, ...], rank: int) -> Layout:

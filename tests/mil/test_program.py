@@ -1,0 +1,139 @@
+"""Programs read back from disk: rounding, refusals, and what may be fed."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgepack.mil.errors import MilError
+from edgepack.mil.operation import implemented
+from edgepack.mil.program import Program
+
+from .packages import builder, interpret, save_package
+
+X = np.random.default_rng(2).normal(0, 1, (1, 4, 6, 5)).astype(np.float32)
+
+
+def direct_convolution(x: Any, weight: Any, strides: tuple[int, int], dilations: tuple[int, int], groups: int) -> Any:
+    """The definition, one output at a time, in float64; no padding."""
+    kernel = weight.shape[2:]
+    reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+    out = [(size - span) // stride + 1 for size, span, stride in zip(x.shape[2:], reach, strides, strict=True)]
+    found = np.zeros((1, weight.shape[0], *out))
+    per_group, inputs = weight.shape[0] // groups, weight.shape[1]
+    for channel, row, column in itertools.product(range(weight.shape[0]), *map(range, out)):
+        first = channel // per_group * inputs
+        for source, i, j in itertools.product(range(inputs), *map(range, kernel)):
+            pixel = x[0, first + source, row * strides[0] + i * dilations[0], column * strides[1] + j * dilations[1]]
+            found[0, channel, row, column] += float(pixel) * float(weight[channel, source, i, j])
+    return found
+
+
+@pytest.mark.parametrize(("groups", "outputs"), [(1, 3), (2, 6), (4, 4), (4, 8)])
+@pytest.mark.parametrize(("strides", "dilations"), [((1, 1), (1, 1)), ((2, 1), (1, 2))])
+def test_conv_equals_its_definition(groups: int, outputs: int, strides: tuple[int, int], dilations: tuple[int, int]) -> None:
+    weight = np.random.default_rng(3).normal(0, 1, (outputs, 4 // groups, 3, 2)).astype(np.float32)
+
+    def body(x: Any) -> Any:
+        return builder().conv(x=x, weight=weight, strides=list(strides), dilations=list(dilations), groups=groups)
+
+    # 24 products of a size around 1, each rounded to 24 bits: 24 * 2^-24 * 8.
+    np.testing.assert_allclose(interpret(body, x=X)[0], direct_convolution(X, weight, strides, dilations, groups), atol=1.2e-5, rtol=0)
+
+
+def test_every_fp16_result_is_rounded_to_fp16() -> None:
+    def body(x: Any) -> Any:
+        half = builder().cast(x=x, dtype="fp16")
+        third = builder().real_div(x=half, y=np.float16(3))
+        return builder().cast(x=builder().mul(x=third, y=np.float16(3)), dtype="fp32")
+
+    x = np.array([[1.0, 0.1, 1000.7, 7e4]], np.float32)
+    half = x.astype(np.float16)
+    want = ((half / np.float16(3)).astype(np.float16) * np.float16(3)).astype(np.float16).astype(np.float32)
+    found = interpret(body, x=x)[0]
+    assert np.array_equal(found, want)
+    assert np.isinf(found[0, 3])
+
+
+def test_fp16_sums_accumulate_in_float32() -> None:
+    """4096 ones: a running fp16 sum would stop at 2048."""
+
+    def body(x: Any) -> Any:
+        half = builder().cast(x=x, dtype="fp16")
+        return builder().cast(x=builder().linear(x=half, weight=np.ones((1, 4096), np.float16)), dtype="fp32")
+
+    assert interpret(body, x=np.ones((1, 4096), np.float32))[0].tolist() == [[4096.0]]
+
+
+def test_constants_joined_to_values_are_kept() -> None:
+    found = interpret(lambda x: builder().concat(values=[x, np.float32([[9]]), x], axis=1), x=np.array([[1, 2]], np.float32))
+    assert found[0].tolist() == [[1, 2, 9, 1, 2]]
+
+
+def test_an_unknown_operation_is_refused_with_its_name(tmp_path: Path) -> None:
+    path = save_package(lambda x: builder().cumsum(x=x, axis=1, name="running"), {"x": X}, tmp_path)
+    with pytest.raises(MilError, match="cumsum 'running' is not implemented"):
+        Program.load(path)
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (lambda x: builder().max_pool(x=x, kernel_sizes=[2, 2], pad_type="same", name="odd"), "pad_type same"),
+        (lambda x: builder().gelu(x=x, mode="SIGMOID_APPROXIMATION", name="odd"), "mode SIGMOID"),
+        (lambda x: builder().upsample_nearest_neighbor(x=x, scale_factor_height=np.float32(1.5), name="odd"), "fractional"),
+        (lambda x: builder().concat(values=[x, x], axis=1, interleave=True, name="odd"), "interleaves"),
+    ],
+)
+def test_a_form_that_is_not_known_is_refused(body: Any, cause: str, tmp_path: Path) -> None:
+    with pytest.raises(MilError, match=cause) as refusal:
+        Program.load(save_package(body, {"x": X}, tmp_path))
+    assert "'odd'" in refusal.value.cause
+
+
+def test_feeds_are_checked(tmp_path: Path) -> None:
+    program = Program.load(save_package(lambda x: builder().relu(x=x), {"x": X}, tmp_path))
+    assert [(held.name, held.dtype, held.shape) for held in program.inputs] == [("x", "float32", X.shape)]
+    with pytest.raises(MilError, match="input 'x' is missing"):
+        program.run({})
+    with pytest.raises(MilError, match="no input 'y'"):
+        program.run({"x": X, "y": X})
+    with pytest.raises(MilError, match=r"float32 \(1, 4, 6\)"):
+        program.run({"x": X[..., 0]})
+    with pytest.raises(MilError, match="complex"):
+        program.run({"x": X.astype(np.complex64)})
+
+
+def test_a_second_run_does_not_see_the_first(tmp_path: Path) -> None:
+    program = Program.load(save_package(lambda x: builder().avg_pool(x=x, kernel_sizes=[2, 2], pad_type="valid"), {"x": X}, tmp_path))
+    (first,), _ = program.run({"x": X}).values(), program.run({"x": -X})
+    (again,) = program.run({"x": X}).values()
+    assert np.array_equal(first, again)
+
+
+def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MilError, match=r"absent\.mlpackage"):
+        Program.load(tmp_path / "absent.mlpackage")
+
+
+def test_importing_the_interpreter_imports_no_framework() -> None:
+    script = "import sys, edgepack.mil.program, edgepack.mil.ops; assert not {'coremltools', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_coremltools_is_imported_without_torch_and_without_a_word() -> None:
+    script = "import sys; from edgepack.mil.environment import coremltools; coremltools(); assert 'torch' not in sys.modules; import torch"
+    said = subprocess.run([sys.executable, "-c", script], check=True, timeout=120, capture_output=True)
+    assert (said.stdout, said.stderr) == (b"", b"")
+
+
+def test_the_table_of_operations_is_not_empty_after_import() -> None:
+    import edgepack.mil.ops  # noqa: F401
+
+    assert {"conv", "linear", "quantize", "dequantize", "resize_bilinear"} <= set(implemented())
