@@ -41,7 +41,7 @@ def test_average_pool_of_an_image() -> None:
 
 
 def test_max_pool_ignores_its_padding() -> None:
-    """Every place outside the image would win against -1 and -5 if it counted as 0 (iOS14/test_pool.py, TestMaxPool, num_dims 3)."""
+    """iOS14/test_pool.py, TestMaxPool, num_dims 3: the window of -2, -4, -3 and a padded row gives -2, not 0."""
     x = np.array([[[[[7, -3, -5], [5, 4, 7], [-2, -4, -3]], [[-4, 3, -1], [6, -4, 4], [3, 6, 2]], [[-1, 4, -4], [-2, -1, -2], [3, 2, 8]]]]])
 
     def body(x: Any) -> Any:
@@ -107,7 +107,7 @@ def test_prelu() -> None:
 
 
 def test_quantize_with_a_zero_point() -> None:
-    """iOS17/test_quantization.py, TestQuantizeDequantize-style smoke tests of quantize."""
+    """iOS17/test_quantization.py, TestQuantize."""
 
     def body(x: Any) -> Any:
         half = builder().cast(x=x, dtype="fp16")
@@ -118,7 +118,7 @@ def test_quantize_with_a_zero_point() -> None:
 
 
 def test_quantize_along_an_axis() -> None:
-    """iOS17/test_quantization.py, quantize with one scale a row."""
+    """iOS17/test_quantization.py, TestQuantize, one scale a row."""
 
     def body(x: Any) -> Any:
         half = builder().cast(x=x, dtype="fp16")

@@ -132,7 +132,6 @@ def test_integer_outputs_of_a_quantized_artifact_have_no_floor() -> None:
         ({"logits": REFERENCE}, Runs({}, {}), "no output to compare"),
     ],
 )
-from edgepack.verify.metrics import sqnr_db
 def test_what_cannot_be_judged_is_refused(artifact: dict[str, np.ndarray], runs: Runs, message: str) -> None:
     with pytest.raises(VerifyError, match=message) as caught:
         parity(W8A8, artifact, runs, BUDGET, "host")
@@ -181,7 +180,6 @@ def test_an_artifact_better_than_the_student_passes() -> None:
         (np.ones(5), np.zeros(5, np.int64), "not \\(samples, classes\\)"),
     ],
 )
-from edgepack.verify.metrics import sqnr_db
 def test_scores_and_labels_that_do_not_fit_are_refused(scores: np.ndarray, labels: np.ndarray, message: str) -> None:
     with pytest.raises(VerifyError, match=message):
         accuracy(scores, scores, labels)
