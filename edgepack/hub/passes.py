@@ -63,6 +63,7 @@ def sequence() -> list[Rewrite]:
         Rewrite("static reshapes", _static_reshapes),
         Rewrite("share and drop", _share_and_drop),
         Rewrite("strip defaults", _strip_defaults),
+        Rewrite("drop metadata", _drop_metadata),
         Rewrite("name nodes", _name_nodes, ensures=_all_named),
         Rewrite("infer shapes", _infer_shapes, ensures=_all_typed),
     ]
@@ -341,11 +342,18 @@ def _strip(node: ir.Node, name: str) -> bool:
     return True
 
 
-def _name_nodes(model: ir.Model) -> bool:
-    """Unique names made of the operator and its output, and no metadata of the machine that exported the model."""
+def _drop_metadata(model: ir.Model) -> bool:
+    """Nothing of the machine that exported the model: stack traces, paths, notes."""
     from onnx_ir.passes import common
 
     _run(model, common.ClearMetadataAndDocStringPass())
+    return False
+
+
+def _name_nodes(model: ir.Model) -> bool:
+    """Unique names made of the operator and its output."""
+    from onnx_ir.passes import common
+
     for node in model.graph:
         if not node.name:
             node.name = f"{node.op_type}_{node.outputs[0].name}"

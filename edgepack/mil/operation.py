@@ -46,35 +46,50 @@ class MilOperation:
 
     def array(self, parameter: str) -> Array:
         """A constant tensor parameter; MilError when it is absent or computed at run time."""
-        held = self.constants.get(parameter)
+        held = self._given(parameter, None)
         if held is None:
             raise self.refusal(f"needs a constant '{parameter}'")
         return np.asarray(held)
 
     def integers(self, parameter: str, default: Sequence[int]) -> tuple[int, ...]:
         """A constant vector of integers, ``default`` when the parameter is absent."""
-        return tuple(int(value) for value in self.array(parameter).ravel()) if parameter in self.constants else tuple(default)
+        return tuple(int(value) for value in np.ravel(self._given(parameter, default)))
 
     def number(self, parameter: str, default: float) -> np.float32:
         """A constant real number as float32, ``default`` when the parameter is absent."""
-        return np.float32(self.constants.get(parameter, default))
+        return np.float32(self._given(parameter, default))
 
     def flag(self, parameter: str) -> bool:
         """A constant boolean, False when the parameter is absent."""
-        return bool(self.constants.get(parameter, False))
+        return bool(self._given(parameter, False))
 
     def text(self, parameter: str, default: str) -> str:
         """A constant string, ``default`` when the parameter is absent."""
-        return str(self.constants.get(parameter, default))
+        return str(self._given(parameter, default))
 
-    def bind(self, parameters: Sequence[str], function: Callable[..., Array]) -> Kernel:
-        """A kernel that calls ``function`` with these parameters in order, constants filled in."""
+    def bind(self, parameters: Sequence[str], function: Callable[..., Array | Sequence[Array]]) -> Kernel:
+        """A kernel that calls ``function`` with these parameters in order, constants filled in.
+
+        Raises:
+            MilError: another parameter is computed at run time, or one of these is absent.
+        """
+        for name in self.inputs:
+            if name not in parameters:
+                raise self._at_run_time(name)
         fixed = {name: self.array(name) for name in parameters if name not in self.inputs}
 
-        def kernel(**runtime: Array) -> Array:
+        def kernel(**runtime: Array) -> Array | Sequence[Array]:
             return function(*(fixed[name] if name in fixed else runtime[name] for name in parameters))
 
         return kernel
+
+    def _given(self, parameter: str, default: Any) -> Any:
+        if parameter in self.inputs:
+            raise self._at_run_time(parameter)
+        return self.constants.get(parameter, default)
+
+    def _at_run_time(self, parameter: str) -> MilError:
+        return self.refusal(f"has a '{parameter}' that is computed at run time")
 
     def refusal(self, cause: str) -> MilError:
         """The error to raise for a form of this operation that is not implemented."""

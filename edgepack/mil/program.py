@@ -187,11 +187,17 @@ def _operation(held: Any) -> MilOperation:
 def constant_value(variable: Any) -> Any:
     """The numbers of a const or constexpr output (fp16 widened to float32), or its string."""
     held = variable.op
-    value = held.materialized_val_inference() if held.op_type.startswith("constexpr_") else variable.val
+    value = _materialized(variable) if held.op_type.startswith("constexpr_") else variable.val
     if isinstance(value, str):
         return value
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _materialized(variable: Any) -> Any:
+    """What a constexpr operation unpacks to; a sparse one has two outputs, mask and values."""
+    values = variable.op.materialized_val_inference()
+    return values[variable.op.outputs.index(variable)] if len(variable.op.outputs) > 1 else values
 
 
 def _type(variable: Any) -> TensorType:

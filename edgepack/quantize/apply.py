@@ -25,7 +25,7 @@ from edgepack.quantize.constraints import (
     weight_encoding,
 )
 from edgepack.quantize.encoding import Encoding
-from edgepack.quantize.placement import LINEAR, data_inputs, integer_nodes
+from edgepack.quantize.placement import LINEAR, PLACEMENT, REAL, data_inputs, integer_nodes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -67,6 +67,13 @@ class _Writer:
             self._insert_pair(values[name], integer)
         for node in kept:
             self._encode_constants(node, inputs[id(node)])
+        self._mark_real(integer)
+
+    def _mark_real(self, integer: set[int]) -> None:
+        """Say of every other node that it stays real, whatever Q/DQ pairs end up around it."""
+        for node in self._graph:
+            if id(node) not in integer and node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+                node.metadata_props[PLACEMENT] = REAL
 
     def _insert_pair(self, value: ir.Value, integer: set[int]) -> None:
         """value -> QuantizeLinear -> DequantizeLinear; who reads the value from now on reads what came through the codes."""

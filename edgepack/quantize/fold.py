@@ -2,8 +2,8 @@
 
 On the hub, quantization is spelled ``x -> QuantizeLinear -> DequantizeLinear -> op``. A backend with integer kernels wants the same
 thing said the other way round: this operation reads codes with that encoding and writes codes with this one. ``fold`` is that reading.
-An operation is integer when every real-valued input it takes is encoded and its output goes only into a QuantizeLinear; any other
-operation is real, and explicit QuantizeLinear / DequantizeLinear operations stand at the boundary.
+An operation is integer when every real-valued input it takes is encoded and its output goes only into a QuantizeLinear, unless placement
+marked the node as real; any other operation is real, and explicit QuantizeLinear / DequantizeLinear operations stand at the boundary.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgepack.hub.graph import attributes, constant, dtype_name, static_shape
 from edgepack.quantize.encoding import Encoding
+from edgepack.quantize.placement import PLACEMENT, REAL, data_inputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -172,11 +173,13 @@ class _Folder:
         return _plain(value)
 
     def _is_integer(self, node: ir.Node) -> bool:
-        """Every real-valued input is encoded and every output is read by QuantizeLinear alone."""
+        """Every real-valued input is encoded, every output is read by QuantizeLinear alone, and placement did not leave the node real."""
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             return False
         consumer, _ = self._merged.get(id(node), (node, ""))
-        reals = [value for value in node.inputs if value is not None and dtype_name(value) == "float32"]
+        if node.metadata_props.get(PLACEMENT) == REAL:
+            return False
+        reals = data_inputs(node)
         activations = [value for value in reals if constant(value) is None]
         return bool(activations) and all(map(_is_dequantized, reals)) and all(map(_is_only_quantized, consumer.outputs))
 

@@ -26,6 +26,8 @@ FREE = frozenset({"Add", "Sub", "Mul", "ReduceMean", "GlobalAveragePool", "Relu"
 # Output encodings that TFLite's kernels prescribe.
 FIXED_OUTPUT = frozenset({"Sigmoid", "Tanh"})
 
+# Node metadata in a quantized hub: a node that must stay real although codes surround it.
+PLACEMENT, REAL = "edgepack.placement", "real"
 # Inputs that carry the tensor, for operators whose further real-valued inputs are parameters (bounds, a fill value).
 DATA_INPUTS = {"Clip": 1, "Pad": 1}
 

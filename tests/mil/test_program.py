@@ -103,6 +103,17 @@ def test_a_form_that_is_not_known_is_refused(body: Any, cause: str, tmp_path: Pa
     assert "'odd'" in refusal.value.cause
 
 
+@pytest.mark.parametrize("parameter", ["weight", "begin"])
+def test_a_parameter_computed_at_run_time_is_refused_not_ignored(parameter: str, tmp_path: Path) -> None:
+    bodies: dict[str, Any] = {
+        "weight": lambda x, y: builder().conv(x=x, weight=y),
+        "begin": lambda x, y: builder().slice_by_size(x=x, begin=builder().cast(x=y, dtype="int32"), size=[1, 1, 1, 1]),
+    }
+    y = {"weight": np.ones((2, 4, 1, 1), np.float32), "begin": np.zeros(4, np.float32)}[parameter]
+    with pytest.raises(MilError, match="at run time"):
+        Program.load(save_package(bodies[parameter], {"x": X, "y": y}, tmp_path))
+
+
 def test_feeds_are_checked(tmp_path: Path) -> None:
     program = Program.load(save_package(lambda x: builder().relu(x=x), {"x": X}, tmp_path))
     assert [(held.name, held.dtype, held.shape) for held in program.inputs] == [("x", "float32", X.shape)]

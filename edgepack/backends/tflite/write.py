@@ -13,7 +13,7 @@ from edgepack.backends.tflite.emit import Emitter, is_integer, stored_dtype
 from edgepack.backends.tflite.flatbuffer import serialize
 from edgepack.backends.tflite.layout import Layout, channels_last
 from edgepack.backends.tflite.program import Options, Program, Tensor, View
-from edgepack.backends.tflite.table import INTEGER_KERNELS, TABLE
+from edgepack.backends.tflite.table import TABLE, computes_in_float
 from edgepack.hub.graph import constant
 from edgepack.quantize.fold import FoldedGraph, Operand, Operation, fold
 from edgepack.quantize.scheme import Scheme
@@ -107,8 +107,7 @@ def _end_layout(operand: Operand, layouts: dict[str, str]) -> Layout:
 
 
 def _lower(operation: Operation, emit: Emitter) -> None:
-    in_float = is_integer(operation) and operation.op_type not in INTEGER_KERNELS
-    results = _in_float(operation, emit) if in_float else _results(_expanded(operation, emit), emit)
+    results = _in_float(operation, emit) if computes_in_float(operation) else _results(_expanded(operation, emit), emit)
     for operand, view in zip(operation.outputs, results, strict=True):
         emit.bind(operand.name, view)
 

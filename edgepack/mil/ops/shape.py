@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgepack.mil.operation import Array, Kernel, MilOperation, implements
+from edgepack.mil.operation import Kernel, MilOperation, implements
 
 
 @implements("reshape", accepts=("x", "shape"))
@@ -45,11 +45,7 @@ def split(operation: MilOperation) -> Kernel:
     """Parts along ``axis`` of the declared sizes."""
     (axis,) = operation.integers("axis", ())
     ends = np.cumsum([output.shape[axis] for output in operation.outputs])[:-1]
-
-    def kernel(x: Array) -> list[Array]:
-        return list(np.split(x, ends, axis=axis))
-
-    return kernel
+    return operation.bind(("x",), lambda x: np.split(x, ends, axis=axis))
 
 
 @implements("slice_by_index", accepts=("x", "begin", "end", "stride", "begin_mask", "end_mask", "squeeze_mask"))

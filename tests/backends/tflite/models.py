@@ -23,12 +23,16 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass
 class Hub:
-    """Nodes, inputs, outputs and initializers of one model; types are those of the example arrays."""
+    """Nodes, inputs, outputs and initializers of one model; types are those of the example arrays.
+
+    ``shape`` is that of "y" where ONNX's own shape inference has no rule for the operator.
+    """
 
     nodes: list[onnx.NodeProto]
     feed: Arrays
     initializers: Arrays
     outputs: dict[str, type] | None = None
+    shape: tuple[int, ...] | None = None
 
     def save(self, path: Path) -> Path:
         outputs = self.outputs or {"y": np.float32}
@@ -36,7 +40,7 @@ class Hub:
             self.nodes,
             "hub",
             [helper.make_tensor_value_info(name, _type(array.dtype), array.shape) for name, array in self.feed.items()],
-            [helper.make_tensor_value_info(name, _type(np.dtype(dtype)), None) for name, dtype in outputs.items()],
+            [helper.make_tensor_value_info(name, _type(np.dtype(dtype)), self.shape) for name, dtype in outputs.items()],
             [numpy_helper.from_array(np.asarray(array), name) for name, array in self.initializers.items()],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)

@@ -157,6 +157,13 @@ MATMULS = {
     "matmul_batched_constant": single("MatMul", normal(2, 3, 5), weights={"w": normal(2, 5, 4)}),
 }
 
+
+def group_norm(*shape: int, num_groups: int) -> Hub:
+    hub = single("GroupNormalization", normal(*shape), weights={"s": normal(shape[1]), "b": normal(shape[1])}, num_groups=num_groups)
+    hub.shape = shape
+    return hub
+
+
 REDUCTIONS = {
     f"{name}_{'_'.join(map(str, axes))}_{keeps}": single(name, normal(2, 3, 4, 5), weights={"axes": i64(*axes)}, keepdims=keeps)
     for name in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
@@ -169,8 +176,8 @@ REDUCTIONS = {
     "layer_norm": single("LayerNormalization", normal(2, 3, 8), weights={"s": normal(8), "b": normal(8)}),
     "layer_norm_two_axes": single("LayerNormalization", normal(2, 3, 8), weights={"s": normal(3, 8)}, axis=1, epsilon=1e-3),
     "instance_norm": single("InstanceNormalization", normal(2, 3, 4, 5), weights={"s": normal(3), "b": normal(3)}),
-    "group_norm": single("GroupNormalization", normal(2, 6, 4, 5), weights={"s": normal(6), "b": normal(6)}, num_groups=3),
-    "group_norm_1d": single("GroupNormalization", normal(2, 6, 7), weights={"s": normal(6), "b": normal(6)}, num_groups=2),
+    "group_norm": group_norm(2, 6, 4, 5, num_groups=3),
+    "group_norm_1d": group_norm(2, 6, 7, num_groups=2),
     "batch_norm": single(
         "BatchNormalization",
         normal(2, 3, 4, 5),

@@ -8,8 +8,10 @@ import flatbuffers
 import numpy as np
 import pytest
 
+from edgepack.backends.artifact import Finding
 from edgepack.backends.tflite import lint
 from tests.backends.tflite.models import convert, read_file
+from tests.backends.tflite.qdq_models import SOFTMAX, Codes, Quantized
 from tests.backends.tflite.test_write import quantized_cnn
 
 
@@ -44,8 +46,11 @@ def move_pool_output(model: Any) -> None:
     tensor(model, "p_q").quantization.scale = np.asarray([0.05], np.float32)
 
 
-def move_softmax_output(model: Any) -> None:
-    tensor(model, "o_q").quantization.scale = np.asarray([1 / 255], np.float32)
+def lint_of(model: Any, folder: Path) -> list[Finding]:
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    (folder / "damaged.tflite").write_bytes(bytes(builder.Output()))
+    return lint(folder / "damaged.tflite")
 
 
 @pytest.mark.parametrize(
@@ -57,18 +62,21 @@ def move_softmax_output(model: Any) -> None:
         (scale_bias, "s_in"),
         (drop_scale, "without a scale"),
         (move_pool_output, "different scales"),
-        (move_softmax_output, "whatever the tensor says"),
     ],
 )
 def test_damage_is_found(damage: Callable[[Any], None], said: str, rng: np.random.Generator, tmp_path: Path) -> None:
     convert(quantized_cnn(rng), tmp_path, "w8a8")
     model = read_file(tmp_path / "model.tflite")
     damage(model)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    (tmp_path / "damaged.tflite").write_bytes(bytes(builder.Output()))
-    found = lint(tmp_path / "damaged.tflite")
+    found = lint_of(model, tmp_path)
     assert any(said in finding.message and finding.level == "error" for finding in found), found
+
+
+def test_a_sigmoid_that_claims_another_encoding_is_found(rng: np.random.Generator, tmp_path: Path) -> None:
+    convert(Quantized("Sigmoid", [rng.standard_normal((2, 9)).astype(np.float32)], [Codes.of(-3, 3)], SOFTMAX).hub(), tmp_path, "w8a8")
+    model = read_file(tmp_path / "model.tflite")
+    tensor(model, "raw_q").quantization.scale = np.asarray([1 / 255], np.float32)
+    assert any("whatever the tensor says" in finding.message for finding in lint_of(model, tmp_path))
 
 
 def test_another_file_is_no_flatbuffer(tmp_path: Path) -> None:

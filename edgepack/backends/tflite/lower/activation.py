@@ -11,7 +11,7 @@ from edgepack.backends.tflite.emit import Emitter, arithmetic
 from edgepack.backends.tflite.layout import Layout
 from edgepack.backends.tflite.lower.elementwise import broadcast
 from edgepack.backends.tflite.program import Options, View
-from edgepack.backends.tflite.table import Refusal, constant_inputs, equal_encodings, lowers, output_encoding
+from edgepack.backends.tflite.table import Refusal, always, constant_inputs, lowers, output_encoding
 from edgepack.quantize.fold import Operation
 
 _KERNELS = {
@@ -50,7 +50,7 @@ def reciprocal(operation: Operation, emit: Emitter) -> View:
     return emit.run("DIV", [one, x], emit.output(operation.outputs[0], x.layout), arithmetic("DIV"))
 
 
-@lowers("Relu", integer=(equal_encodings,))
+@lowers("Relu")
 def relu(operation: Operation, emit: Emitter) -> View:
     """ONNX Relu-14 that no producer could absorb -> RELU."""
     return keeping("RELU", operation, emit)
@@ -94,7 +94,7 @@ def tanh(operation: Operation, emit: Emitter) -> View:
     return keeping("TANH", operation, emit)
 
 
-@lowers("HardSwish", integer=())
+@lowers("HardSwish")
 def hard_swish(operation: Operation, emit: Emitter) -> View:
     """ONNX HardSwish-14 -> HARD_SWISH."""
     return keeping("HARD_SWISH", operation, emit, Options("HardSwishOptions"))
@@ -175,7 +175,7 @@ def _softmax_input(operation: Operation, emit: Emitter) -> View:
     return emit.ordered(x, (*(other for other in x.layout.order if other != axis), axis))
 
 
-@lowers("Softmax", honours={"axis"}, integer=(output_encoding(1 / 256, -128),))
+@lowers("Softmax", honours={"axis"}, integer=(output_encoding(1 / 256, -128),), in_float=always)
 def softmax(operation: Operation, emit: Emitter) -> View:
     """ONNX Softmax-13 -> SOFTMAX over the last stored axis."""
     x = _softmax_input(operation, emit)
@@ -204,7 +204,7 @@ def _no_mask(operation: Operation) -> Refusal:
     return None if len(operation.outputs) == 1 else ("the mask output has no kernel", "read the first output only")
 
 
-@lowers("Identity", "Dropout", honours={"seed"}, objects=(_no_mask,), integer=(equal_encodings,))
+@lowers("Identity", "Dropout", honours={"seed"}, objects=(_no_mask,))
 def identity(operation: Operation, emit: Emitter) -> View:
     """ONNX Identity-19, Dropout-13 at inference: the same tensor."""
     return emit.take(operation.inputs[0])

@@ -46,7 +46,16 @@ def _is_vector(addend: Operand) -> bool:
     return addend.constant is not None and all(size == 1 for size in addend.shape[:-1])
 
 
-@lowers("Gemm", honours={"alpha", "beta", "transA", "transB"}, integer=(_weight_scales, bias_scale, _integer_gemm))
+def _are_activations(operation: Operation) -> bool:
+    return not _is_weight(operation)
+
+
+@lowers(
+    "Gemm",
+    honours={"alpha", "beta", "transA", "transB"},
+    integer=(_weight_scales, bias_scale, _integer_gemm),
+    in_float=_are_activations,
+)
 def gemm(operation: Operation, emit: Emitter) -> View:
     """ONNX Gemm-13, alpha A' B' + beta C -> FULLY_CONNECTED with weights (N, K), or BATCH_MATMUL and ADD."""
     x = _transposed(emit.take(operation.inputs[0]), bool(operation.attributes.get("transA", 0)))
@@ -135,7 +144,7 @@ def _added(operation: Operation, emit: Emitter, product: View, addend: Operand |
     return emit.run("ADD", [product, term], output, arithmetic("ADD", operation.activation))
 
 
-@lowers("MatMul", integer=(_weight_scales,))
+@lowers("MatMul", integer=(_weight_scales,), in_float=_are_activations)
 def matmul(operation: Operation, emit: Emitter) -> View:
     """ONNX MatMul-13 -> FULLY_CONNECTED with weights (N, K), or BATCH_MATMUL."""
     x = emit.take(operation.inputs[0])

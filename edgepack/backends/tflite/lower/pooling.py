@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from edgepack.backends.tflite.emit import ACTIVATIONS, Emitter, arithmetic
 from edgepack.backends.tflite.lower.reduce import reduced
 from edgepack.backends.tflite.program import Options, View
-from edgepack.backends.tflite.table import Refusal, attribute_is, equal_encodings, lowers, ranks
+from edgepack.backends.tflite.table import Refusal, always, attribute_is, equal_encodings, lowers, ranks
 from edgepack.backends.tflite.window import WINDOW_ATTRIBUTES, Window, as_hub, as_image, image_output, padded
 from edgepack.quantize.fold import Operation
 
@@ -32,14 +32,6 @@ def _window_fits(operation: Operation) -> Refusal:
     if all(window.begin[i] < window.kernel[i] and window.end[i] < window.kernel[i] for i in (0, 1)):
         return None
     return "a window lies in the padding alone", "use pads smaller than the kernel"
-
-
-def _counts_as_kernel(operation: Operation) -> Refusal:
-    """On codes the divisor is the kernel's own: the window's size, or under SAME the elements it covers."""
-    window, counts = _window(operation), bool(operation.attributes.get("count_include_pad", 0))
-    if window.is_valid or counts or window.is_tflite_same:
-        return None
-    return "pads with count_include_pad 0 need a float divisor map", "use count_include_pad 1, or leave this node float (placement)"
 
 
 @lowers(
@@ -67,7 +59,8 @@ def _lowest(x: View, emit: Emitter) -> View | None:
     "AveragePool",
     honours=WINDOW_ATTRIBUTES | {"ceil_mode", "count_include_pad"},
     objects=(ranks(3, 4), attribute_is("ceil_mode", 0), _dilation_is_one, _window_fits),
-    integer=(equal_encodings, _counts_as_kernel),
+    integer=(equal_encodings,),
+    in_float=always,
 )
 def average_pool(operation: Operation, emit: Emitter) -> View:
     """ONNX AveragePool-19 -> AVERAGE_POOL_2D.

@@ -137,6 +137,15 @@ def _not_negative(operation: Operation) -> Refusal:
     return ("negative pads cut the tensor", "use Slice") if min(pads, default=0) < 0 else None
 
 
+def _fill_is_zero(operation: Operation) -> Refusal:
+    """On codes the fill is the code of zero; any other number would need a code of its own."""
+    return (
+        None
+        if _pad_value(operation) == 0
+        else ("padding codes with a number other than zero has no kernel", "leave this node float (placement)")
+    )
+
+
 def _has_axes_input(operation: Operation) -> bool:
     return len(operation.inputs) > 3 and operation.inputs[3] is not None
 
@@ -145,7 +154,7 @@ def _has_axes_input(operation: Operation) -> bool:
     "Pad",
     honours={"mode"},
     objects=(constant_inputs(1, 2, 3), attribute_is("mode", "constant", "reflect"), _not_negative),
-    integer=(equal_encodings,),
+    integer=(equal_encodings, _fill_is_zero),
 )
 def pad(operation: Operation, emit: Emitter) -> View:
     """ONNX Pad-21 -> PAD (zeros, or the code of zero), PADV2 (another constant), MIRROR_PAD (reflect)."""
