@@ -53,6 +53,7 @@ class Rewrite:
 def sequence() -> list[Rewrite]:
     """All rewrites in the order in which they run; a later one may rely on what an earlier one ensures."""
     return [
+        Rewrite("name nodes", _name_nodes),
         Rewrite("inline functions", _inline, ensures=_no_functions),
         Rewrite("embed constants", _embed_constants, ensures=_no_constant_nodes),
         Rewrite("fold constants", _fold_constants, _no_functions),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Below 2^-14 an fp16 number is subnormal; hardware may flush it to zero, and a scale of zero erases its channel.
 _SMALLEST_FP16_NORMAL = 2.0**-14
+# Half of what int32 holds: the other half is room for bias correction and for the rounding of scales.
+_LARGEST_BIAS_CODE = 2**30
 # TFLite: logistic.cc and tanh prepare demand 1/256 with int8 zero point -128, and 1/128 with 0; as uint8 codes these are 0 and 128.
 _PRESCRIBED = {"Sigmoid": (1 / 256, 0), "Tanh": (1 / 128, 128)}
 
@@ -205,7 +207,7 @@ def weight_encoding(weight: NDArray[Any], axis: int, bias: NDArray[Any] | None, 
     largest = np.abs(weight).max(axis=others).astype(np.float64)
     scales = np.where(largest > 0, largest / 127, 1.0)
     if bias is not None:
-        scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (input_scale * (2**31 - 1)))
+        scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (input_scale * _LARGEST_BIAS_CODE))
     rounded = round_scales(scales, demands.scale_dtype)
     return Encoding(rounded, np.zeros(rounded.shape, np.int8), "int8", axis)
 

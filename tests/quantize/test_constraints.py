@@ -1,0 +1,107 @@
+"""Encodings before codes: groups, prescribed encodings, fp16 scales, bias that cannot overflow."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from edgepack.calibration.observe import Ranges
+from edgepack.quantize.constraints import Constraints, Demands, QuantizeError, affine, resolve, round_scales, weight_encoding
+from edgepack.quantize.placement import integer_nodes
+from tests.quantize.graphs import convolution, hub, ranges_of
+
+
+def _resolved(model: ir.Model, demands: Demands | None = None) -> Constraints:
+    return resolve(integer_nodes(model.graph), ranges_of(model), demands or Demands())[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4), st.sampled_from(["float32", "float16"]))
+def test_zero_is_a_code_and_the_range_is_covered_within_half_a_step(a: float, b: float, dtype: str) -> None:
+    low, high = min(a, b), max(a, b)
+    held = affine(low, high, dtype)
+    assert 0 <= held.zero_point <= 255
+    assert np.float32(held.scale) == np.asarray(held.scale, dtype)
+    reach = (held.scale * (0 - held.zero_point), held.scale * (255 - held.zero_point))
+    slack = held.scale * (0.5 + 1e-4)
+    assert reach[0] <= min(low, 0) + slack
+    assert reach[1] >= max(high, 0) - slack
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(1e-12, 1e4), min_size=1, max_size=8))
+def test_fp16_scales_are_fp16_numbers_never_below_the_wish_and_never_subnormal(wishes: list[float]) -> None:
+    rounded = round_scales(np.asarray(wishes), "float16")
+    assert np.array_equal(rounded, rounded.astype(np.float16).astype(np.float32))
+    assert (rounded >= np.asarray(wishes)).all()
+    assert (rounded >= 2.0**-14).all()
+    # One unit of fp16's 11-bit significand above at most, where the wish itself is a normal number.
+    normal = np.asarray(wishes) >= 2.0**-14
+    assert (rounded[normal] <= np.asarray(wishes)[normal] * (1 + 2.0**-10)).all()
+
+
+def test_pools_and_reshapes_share_one_encoding_and_convolutions_do_not() -> None:
+    model = convolution()
+    constraints = _resolved(model)
+    groups = [set(group) for group in constraints.groups]
+    assert {"r1", "p1"} in groups
+    assert constraints.activations["r1"] == constraints.activations["p1"]
+    assert constraints.activations["x"] != constraints.activations["r1"]
+
+
+def test_nothing_between_a_convolution_and_its_relu_is_encoded() -> None:
+    constraints = _resolved(convolution())
+    assert {"c1", "a"}.isdisjoint(constraints.activations)
+    assert constraints.activations["r1"].zero_point == 0
+
+
+def test_sigmoid_and_tanh_get_what_their_kernels_prescribe() -> None:
+    model = hub([helper.make_node("Sigmoid", ["x"], ["s"]), helper.make_node("Tanh", ["s"], ["y"])], {})
+    held = _resolved(model).activations
+    assert (held["s"].scale, held["s"].zero_point) == (1 / 256, 0)
+    assert (held["y"].scale, held["y"].zero_point) == (1 / 128, 128)
+
+
+def test_a_concat_of_two_prescribed_encodings_stays_real_and_says_why() -> None:
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node("Concat", ["s", "t"], ["y"], axis=1),
+    ]
+    model = hub(nodes, {})
+    constraints, kept = resolve(integer_nodes(model.graph), ranges_of(model), Demands())
+    assert [node.op_type for node in kept] == ["Sigmoid", "Tanh"]
+    ((_, reason),) = constraints.real.items()
+    assert "prescribe different encodings" in reason
+
+
+def test_a_concat_shares_the_union_of_its_ranges() -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "three"], ["m"]),
+        helper.make_node("Concat", ["x", "m"], ["y"], axis=1),
+    ]
+    held = _resolved(hub(nodes, {"three": np.asarray(3, np.float32)})).activations
+    assert held["x"] == held["m"] == held["y"]
+    assert held["x"].scale * 255 == pytest.approx(6, rel=0.02)
+
+
+def test_a_large_bias_on_tiny_weights_still_fits_int32() -> None:
+    weight, bias = np.full((2, 4), 1e-9, np.float32), np.asarray([100.0, 1e-9], np.float32)
+    encoding = weight_encoding(weight, 0, bias, input_scale=1e-3, demands=Demands())
+    codes = np.rint(bias.astype(np.float64) / (1e-3 * encoding.scale.astype(np.float64)))
+    assert (np.abs(codes) <= 2**31 - 1).all()
+
+
+def test_weight_codes_stay_in_127_and_reach_it_in_every_channel() -> None:
+    weight = np.random.default_rng(3).standard_normal((6, 5, 3, 3)).astype(np.float32)
+    codes = weight_encoding(weight, 0, None, 0.1, Demands()).quantize(weight)
+    assert np.abs(codes.astype(int)).reshape(6, -1).max(axis=1).tolist() == [127] * 6
+
+
+def test_a_tensor_without_a_range_is_refused_by_name() -> None:
+    with pytest.raises(QuantizeError, match="'x' has no calibrated range"):
+        resolve(integer_nodes(convolution().graph), Ranges(1, {}), Demands())
