@@ -75,14 +75,12 @@ def build(
     Raises:
         EdgepackError: bad input (exit code 2) or a failed step (3); nothing is left at ``out``.
     """
-    chosen = tuple(load_target(name) for name in dict.fromkeys(targets))
+    chosen = _targets(targets)
     manifest = find_manifest(calibration) if calibration else None
     has_evaluation = manifest is not None and CalibrationSet.load(manifest).evaluation is not None
     refuse_metrics_without_data(metrics, has_evaluation)
     if ranges not in ("minmax", "mse"):
         raise RequestError(f"range method '{ranges}' is not known", "use minmax or mse")
-    if not chosen:
-        raise RequestError("no target was named", "name one with -t; edgepack targets lists them")
     if threads < 1:
         raise RequestError(f"{threads} threads cannot run anything", "give 1 or more")
     request = BuildRequest(
@@ -100,6 +98,17 @@ def build(
     return build_pack(request, Path(out), timing, watcher or Silent(), tell, work)
 
 
+def _targets(names: Sequence[str]) -> tuple[Target, ...]:
+    """The targets by name; RequestError when there is none, or two files give the same name."""
+    chosen = tuple(load_target(name) for name in dict.fromkeys(names))
+    held = [target.name for target in chosen]
+    if not held:
+        raise RequestError("no target was named", "name one with -t; edgepack targets lists them")
+    if len(set(held)) < len(held):
+        raise RequestError(f"two of the targets are called {max(held, key=held.count)}", "give each its own name in its .toml file")
+    return chosen
+
+
 def _schemes(target: Target, asked: Sequence[str], calibrated: bool) -> tuple[str, ...]:
     """The schemes of one target; RequestError for one it does not carry or that lacks a calibration."""
     parsed = [Scheme.parse(name) for name in dict.fromkeys(asked or target.schemes)]
@@ -108,4 +117,7 @@ def _schemes(target: Target, asked: Sequence[str], calibrated: bool) -> tuple[st
             raise RequestError(f"target {target.name} does not carry scheme {scheme.name}", f"it carries {', '.join(target.schemes)}")
         if asked and scheme.is_static and not calibrated:
             raise RequestError(f"scheme {scheme.name} needs a calibration set", "give one with -c manifest.toml")
-    return tuple(scheme.name for scheme in parsed if calibrated or not scheme.is_static)
+    possible = tuple(scheme.name for scheme in parsed if calibrated or not scheme.is_static)
+    if not possible:
+        raise RequestError(f"every scheme of target {target.name} needs a calibration set", "give one with -c manifest.toml")
+    return possible

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -55,22 +56,24 @@ def _import(module: str) -> Check:
     missing: Level = "warning" if module == "torch" else "error"
     if find_spec(module.partition(".")[0]) is None:
         return Check(distribution, missing, f"not installed; {needed_by} need it", f"pip install {distribution}")
+    complaint = _complaint(module)
+    if complaint:
+        return Check(distribution, "error", f"does not import: {complaint}", f"reinstall {distribution} as constraints.txt pins it")
+    return Check(distribution, "ok", f"{_version(distribution)}, for {needed_by}")
+
+
+def _version(distribution: str) -> str:
+    """Its version, also when a sibling (onnxruntime-gpu) provides the module."""
     try:
-        ended = subprocess.run(
-            [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return Check(distribution, "error", f"import hangs for more than {_IMPORT_SECONDS} s", f"reinstall {distribution}")
-    if ended.returncode:
-        words = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        return Check(distribution, "error", f"does not import: {words[:160]}", f"reinstall {distribution} as constraints.txt pins it")
-    return Check(distribution, "ok", f"{metadata.version(distribution)}, for {needed_by}")
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "of another distribution"
 
 
 def _conflicts() -> list[Check]:
     """Packages that break others by merely being installed (FACTS: torchvision against a CPU torch, numpy 1 runtimes)."""
     found = []
-    if find_spec("torchvision") is not None and _try_import("torchvision").returncode:
+    if find_spec("torchvision") is not None and _complaint("torchvision"):
         broken = "installed but does not import; it also breaks transformers"
         found.append(Check("torchvision", "error", broken, "pip uninstall torchvision"))
     if find_spec("tflite_runtime") is not None:
@@ -79,8 +82,17 @@ def _conflicts() -> list[Check]:
     return found
 
 
-def _try_import(module: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False)
+def _complaint(module: str) -> str:
+    """Why a module does not import, "" when it does. -P: from its distribution, not from a file here of the same name."""
+    command = [sys.executable, "-P", "-c", f"import {module}"]
+    quiet = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False, env=quiet, errors="replace")
+    except subprocess.TimeoutExpired:
+        return f"it hangs for more than {_IMPORT_SECONDS} s"
+    if not ended.returncode:
+        return ""
+    return (ended.stderr.strip().splitlines() or [f"it ends with {ended.returncode} and no message"])[-1][:160]
 
 
 def _telemetry() -> Check:

@@ -44,6 +44,15 @@ class DeviceError(EdgepackError):
     exit_code = 4
 
 
+# How libraries say that memory ran out: Python and numpy, C++, then torch, onnxruntime and the system.
+_NO_MEMORY = ("MemoryError", "bad_alloc", "allocate memory")
+
+
+def is_out_of_memory(words: str) -> bool:
+    """Whether the last words of a process or the text of an exception (as ``one_line`` gives it) say that memory ran out."""
+    return any(said in words for said in _NO_MEMORY)
+
+
 def one_line(error: BaseException) -> str:
     """Any exception as one line: its type and at most 200 characters of its message."""
     text = " ".join(str(error).split()) or "no message"

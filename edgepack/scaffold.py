@@ -27,19 +27,23 @@ def scaffold(folder: Path) -> list[str]:
     Raises:
         ScaffoldError: the folder exists and is not empty, or cannot be created.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ScaffoldError(f"{folder} exists and is not empty", "choose a new folder")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".edgepack-init.") as scratch:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ScaffoldError(f"{folder} exists and is not empty", "choose a new folder")
+        place = folder.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place if place.exists() else place.parent, prefix=".edgepack-init.") as scratch:
             project = Path(scratch) / "project"
             shutil.copytree(
                 str(resources.files("edgepack") / "templates" / "project"), project, ignore=shutil.ignore_patterns("__pycache__")
             )
             _draw_images(project)
-            project.rename(folder)
+            # File by file into a folder that is there already, since it may be the working folder.
+            place.mkdir(exist_ok=True)
+            for made in project.iterdir():
+                made.rename(place / made.name)
     except OSError as error:
-        raise ScaffoldError(f"{folder} cannot be created ({error.strerror})", "choose a folder you may write to") from error
+        raise ScaffoldError(f"{folder} cannot be created ({error.strerror or error})", "choose a folder you may write to") from error
     return ["student.py", "calibration.toml", "calibration/", "evaluation/"]
 
 

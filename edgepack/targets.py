@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -15,10 +18,15 @@ class TargetError(InputError):
     """A target that does not exist or is not a target."""
 
 
+# A target's name is a folder in the pack, beside the pack's own.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_TAKEN = ("golden", "hub", "pack.json", "report.html")
+
+
 class TargetConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the target demands of encodings. ``scale_dtype``: "float16" when it computes scales in fp16."""
 
-    scale_dtype: str = "float32"
+    scale_dtype: Literal["float32", "float16"] = "float32"
 
 
 class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,6 +42,11 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantized_below_hub_db: float = 1.5
     accuracy_drop_points: float = 0.5
 
+    def __post_init__(self) -> None:
+        # Nothing is ever above NaN or infinity: such a budget could not fail.
+        if not all(math.isfinite(limit) for limit in (self.fp32_below_student_db, self.quantized_below_hub_db, self.accuracy_drop_points)):
+            raise ValueError("a budget must be a finite number")
+
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One target, as its file says."""
@@ -41,16 +54,28 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     title: str
     platform: str
-    backend: str
-    runner: str
+    backend: Literal["ort", "tflite", "coreml"]
+    runner: Literal["ort", "litert", "mil"]
     schemes: tuple[str, ...]
     minimum_os: str
     constraints: TargetConstraints = TargetConstraints()
     budgets: Budgets = Budgets()
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or self.name in _TAKEN:
+            raise ValueError(f"name '{self.name}' cannot name a folder of a pack: use lower-case letters, digits, '.', '_', '-'")
+        if not self.schemes:
+            raise ValueError("it carries no scheme")
         for scheme in self.schemes:
-            Scheme.parse(scheme)
+            _demand_scheme(scheme)
+
+
+def _demand_scheme(name: str) -> None:
+    """ValueError, which msgspec reports with the field's path, for a name outside the grammar."""
+    try:
+        Scheme.parse(name)
+    except InputError as error:
+        raise ValueError(f"{error.cause}; {error.hint}") from error
 
 
 def load_target(name: str) -> Target:

@@ -18,7 +18,7 @@ from edgepack.converter.step import Limits
 from edgepack.latency.local import measure
 from edgepack.latency.protocol import Profile
 from edgepack.pack.assemble import Assembler
-from edgepack.pack.files import replacing
+from edgepack.pack.files import PackError, replacing
 from edgepack.pack.manifest import Latency, Pack
 from edgepack.pack.report import render
 from edgepack.runner.bundle import PORTABLE
@@ -78,7 +78,10 @@ def _latencies(
 def _workspace(work: Path | None, out: Path) -> Iterator[Workspace]:
     """The user's own folder, or one beside the pack that vanishes."""
     if work is not None:
-        work.mkdir(parents=True, exist_ok=True)
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PackError(f"{work} cannot keep the steps' files ({error.strerror})", "choose another folder with --work") from error
         yield Workspace(work)
         return
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.work.", dir=out.resolve().parent) as folder:

@@ -9,18 +9,19 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from edgepack.converter.plan import Plan
 from edgepack.converter.step import Output, Step
-from edgepack.errors import StepError
+from edgepack.errors import StepError, is_out_of_memory
 
-# Lines of a crashed step's log that its failure points to.
-_LOG_TAIL = 20
+# Seconds between looks at a process that says nothing.
+_POLL = 0.5
 
 
 class Watcher(Protocol):
@@ -81,6 +82,17 @@ def run_step(step: Step, workspace: Workspace, watcher: Watcher) -> None:
     """Run one step in its own process and check what it wrote; StepFailedError otherwise."""
     folder = workspace.folder(step.name)
     folder.mkdir(parents=True, exist_ok=True)
+    for file in step.outputs:
+        # A kept workspace may hold an earlier build's; they must not pass for this one's.
+        (folder / file).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tmp.", dir=folder, ignore_cleanup_errors=True) as scratch:
+        code, final = _work(step, workspace, scratch, watcher)
+    _judge(step, folder, code, final)
+
+
+def _work(step: Step, workspace: Workspace, scratch: str, watcher: Watcher) -> tuple[int, dict[str, Any]]:
+    """The exit code and the final message of a worker; its own temporary files go to ``scratch``, so that none outlives it."""
+    folder = workspace.folder(step.name)
     read, write = os.pipe()
     call = {
         "function": step.function,
@@ -90,67 +102,99 @@ def run_step(step: Step, workspace: Workspace, watcher: Watcher) -> None:
         "bytes": step.limits.bytes,
         "report": write,
     }
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "edgepack.converter.worker"],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            pass_fds=[write],
-            start_new_session=True,
-            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"},
-        )
-        os.close(write)
+    with os.fdopen(read, "rb", buffering=0) as report, (folder / "log.txt").open("wb") as log:
+        try:
+            process = subprocess.Popen(
+                # -P: a file of the user's that is called onnx.py must not be taken for the library.
+                [sys.executable, "-P", "-m", "edgepack.converter.worker"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[write],
+                start_new_session=True,
+                env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(Path(scratch).resolve())},
+            )
+        finally:
+            os.close(write)
         with ended(process):
             assert process.stdin is not None
-            process.stdin.write(json.dumps(call).encode())
-            process.stdin.close()
-            last = _follow(read, process, step, watcher)
-    _judge(step, folder, process.returncode, last)
+            # A worker that died at once is told by its exit code and its log.
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(json.dumps(call).encode())
+            final = _follow(report, process, step, watcher)
+    return process.returncode, final
 
 
 @contextlib.contextmanager
 def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Leaves no process behind: when the block is left (Ctrl-C, a time limit), it and everything it started is killed."""
+    """Leaves no process behind: when the block is left (also by Ctrl-C or a time limit), it and everything it started is killed."""
     try:
         yield
     finally:
-        if process.poll() is None:
-            kill_group(process)
+        kill_tree(process)
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process started in its own session, with everything it started."""
-    with contextlib.suppress(ProcessLookupError):
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a process started in its own session: its group, and what it started in sessions of their own (a runner)."""
+    import psutil
+
+    started = []
+    if process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started = psutil.Process(process.pid).children(recursive=True)
+    # macOS answers PermissionError for a group of which only a zombie is left.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    for child in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     process.wait()
 
 
-def _follow(pipe: int, process: subprocess.Popen[bytes], step: Step, watcher: Watcher) -> dict[str, Any]:
-    """The step's final message; progress goes to the watcher. Ends when the pipe closes or the time is up."""
+def _follow(report: IO[bytes], process: subprocess.Popen[bytes], step: Step, watcher: Watcher) -> dict[str, Any]:
+    """The step's final message, {} when it ended without one; progress goes to the watcher. The process has ended on return."""
+    deadline = time.monotonic() + step.limits.seconds
     final: dict[str, Any] = {}
-    for line in _lines(pipe, step):
-        message = json.loads(line)
-        if "progress" in message:
-            watcher.advanced(step, *message["progress"])
-        else:
+    for line in _lines(report, process, deadline):
+        message = _message(line, step)
+        if "progress" not in message:
             final = message
-    process.wait()
+            break
+        watcher.advanced(step, *message["progress"])
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired as error:
+        raise StepFailedError(
+            step.name, f"it hung: no end after {step.limits.seconds:g} s", "raise --timeout, or keep its log with --work FOLDER and look"
+        ) from error
     return final
 
 
-def _lines(pipe: int, step: Step) -> Iterator[bytes]:
-    deadline, pending = time.monotonic() + step.limits.seconds, b""
-    with selectors.DefaultSelector() as selector, os.fdopen(pipe, "rb", buffering=0) as stream:
-        selector.register(stream, selectors.EVENT_READ)
-        while True:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise StepFailedError(step.name, f"it hung: no end after {step.limits.seconds:g} s", "raise --timeout, or look at its log")
-            chunk = stream.read(65536)
+def _lines(report: IO[bytes], process: subprocess.Popen[bytes], deadline: float) -> Iterator[bytes]:
+    """Whole lines, until the pipe closes, the time is up, or the process has ended though something it left holds the pipe open."""
+    pending = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(report, selectors.EVENT_READ)
+        while (left := deadline - time.monotonic()) > 0:
+            if not selector.select(min(left, _POLL)):
+                if process.poll() is not None:
+                    return
+                continue
+            chunk = report.read(65536)
             if not chunk:
                 return
             *lines, pending = (pending + chunk).split(b"\n")
             yield from lines
+
+
+def _message(line: bytes, step: Step) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        message = None
+    if not isinstance(message, dict):
+        raise StepFailedError(step.name, f"it said what is no message: {line[:80]!r}", "report this; the step has a defect")
+    return message
 
 
 def _judge(step: Step, folder: Path, code: int, final: dict[str, Any]) -> None:
@@ -158,18 +202,19 @@ def _judge(step: Step, folder: Path, code: int, final: dict[str, Any]) -> None:
     if error:
         raise StepFailedError(step.name, error["cause"], error["hint"], error["exit_code"])
     if code != 0 or not final.get("ok"):
-        raise StepFailedError(
-            step.name, f"it crashed ({_ending(code)}): {_last_log_line(folder)}", "see its log with --log; report it with the model"
-        )
+        words = _last_log_line(folder)
+        hint = "raise --memory, or use a smaller model" if is_out_of_memory(words) else "keep its log with --work FOLDER and report it"
+        raise StepFailedError(step.name, f"it crashed ({ending(code)}): {words}", hint)
     missing = [file for file in step.outputs if not (folder / file).exists()]
     if missing:
         raise StepFailedError(step.name, f"it did not write {missing[0]}", "report this; the step has a defect")
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
+    """How a process ended, in words: "SIGSEGV", "exit code 3"."""
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def _last_log_line(folder: Path) -> str:
-    lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_LOG_TAIL:]
-    return lines[-1][:200] if lines else "it said nothing"
+    lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it said nothing")

@@ -64,8 +64,11 @@ def _check_inputs(step: Step, by_name: dict[str, Step]) -> None:
 
 
 def _check_signature(step: Step) -> None:
-    given = {**dict.fromkeys(step.inputs), **dict.fromkeys(step.parameters), "out": None, "progress": None}
+    names = [*step.inputs, *step.parameters, "out", "progress"]
+    given = dict.fromkeys(names)
+    if len(given) != len(names):
+        raise PlanError(f"step {step.name}: one argument is given twice ({sorted(names)})")
     try:
         inspect.signature(resolve(step.function)).bind(**given)
-    except (TypeError, AttributeError, ImportError) as error:
+    except (TypeError, ValueError, AttributeError, ImportError) as error:
         raise PlanError(f"step {step.name}: {step.function} cannot be called with {sorted(given)} ({error})") from error

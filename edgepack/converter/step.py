@@ -7,16 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgepack.errors import InputError
+
 # Reports (done, total) of the work inside a step.
 Progress = Callable[[int, int], None]
 
 
+# A fortnight: longer waits overflow what threading and poll take on some systems.
+_LONGEST = 14 * 24 * 3600
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What a step may use: wall-clock ``seconds`` and ``bytes`` of address space beyond what the interpreter itself maps."""
+    """What a step may use: wall-clock ``seconds`` and ``bytes`` of data (heap and private mappings, what RLIMIT_DATA counts)."""
 
     seconds: float = 600.0
     bytes: int = 8 * 2**30
+
+    def __post_init__(self) -> None:
+        if not (0 < self.seconds <= _LONGEST and self.bytes > 0):
+            raise InputError(f"limits of {self.seconds:g} s and {self.bytes} bytes cannot hold", f"give above 0, and at most {_LONGEST} s")
 
 
 @dataclass(frozen=True)

@@ -8,32 +8,29 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import traceback
 from pathlib import Path
 from typing import IO, Any
 
-from edgepack.errors import EdgepackError, one_line
+from edgepack.errors import EdgepackError, is_out_of_memory, one_line
 
 
 def main() -> int:
     """Run one call and report it; the exit code is 0 when the step succeeded."""
     call = json.load(sys.stdin)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    _limit_memory(int(call["bytes"]))
+    limit_memory(int(call["bytes"]))
     with os.fdopen(int(call["report"]), "w", encoding="utf-8", buffering=1) as report:
         try:
             _run(call, report)
         except EdgepackError as error:
             _say(report, error={"kind": "refused", "cause": error.cause, "hint": error.hint, "exit_code": error.exit_code})
             return 1
-        except MemoryError:
-            traceback.print_exc()
-            _say(report, error=_crash("it ran out of its memory limit", "raise --memory, or use a smaller model"))
-            return 1
         except Exception as error:
             traceback.print_exc()
-            _say(report, error=_crash(one_line(error), "see the log; report it with the model if it persists"))
+            _say(report, error=_crash(one_line(error)))
             return 1
         _say(report, ok=True)
     return 0
@@ -47,7 +44,11 @@ def _run(call: dict[str, Any], report: IO[str]) -> None:
     resolve(call["function"])(**inputs, **call["parameters"], out=Path(call["out"]), progress=progress)
 
 
-def _crash(cause: str, hint: str) -> dict[str, Any]:
+def _crash(words: str) -> dict[str, Any]:
+    if is_out_of_memory(words):
+        cause, hint = f"it ran out of its memory limit ({words})", "raise --memory, or use a smaller model"
+    else:
+        cause, hint = words, "keep its log with --work FOLDER; report it with the model if it persists"
     return {"kind": "crashed", "cause": cause, "hint": hint, "exit_code": 3}
 
 
@@ -55,13 +56,12 @@ def _say(report: IO[str], **message: Any) -> None:
     report.write(json.dumps(message) + "\n")
 
 
-def _limit_memory(limit: int) -> None:
-    """Cap the data a step may allocate (RLIMIT_DATA: heap and private mappings), where the system has such a limit."""
-    try:
-        import resource
-    except ImportError:
-        return
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+def limit_memory(limit: int) -> None:
+    """Cap the data this process may allocate (RLIMIT_DATA: heap and private mappings)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    # A hard limit that the machine sets already can be lowered, never raised.
+    most = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 if __name__ == "__main__":

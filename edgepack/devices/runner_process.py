@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edgepack.converter.execute import ended
+from edgepack.converter.execute import ended, ending, kill_tree
 from edgepack.converter.step import Limits
-from edgepack.errors import StepError
+from edgepack.converter.worker import limit_memory
+from edgepack.errors import StepError, is_out_of_memory
 from edgepack.runner.bundle import PORTABLE, bundle
 from edgepack.runner.contract import SCHEMA
 
@@ -39,6 +41,10 @@ class Request(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     schema: int = SCHEMA
     tethered: bool = True
+
+
+class _Progress(msgspec.Struct, frozen=True):
+    progress: tuple[int, int]
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -80,7 +86,8 @@ def run_local(
 def _command(runner: str, folder: Path) -> list[str]:
     if runner in PORTABLE:
         return [sys.executable, str(bundle(runner, folder / f"{runner}.pyz"))]
-    return [sys.executable, "-m", f"edgepack.runner.{runner}"]
+    # -P: a file of the user's that is called numpy.py must not be taken for the library.
+    return [sys.executable, "-P", "-m", f"edgepack.runner.{runner}"]
 
 
 def converse(command: list[str], runner: str, limits: Limits, progress: Callable[[int, int], None]) -> Response:
@@ -92,7 +99,7 @@ def converse(command: list[str], runner: str, limits: Limits, progress: Callable
         stderr=subprocess.PIPE,
         start_new_session=True,
         env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-        preexec_fn=_memory_limit(limits.bytes),
+        preexec_fn=partial(limit_memory, limits.bytes),
     )
     with ended(process):
         said, complained = _collect(process, runner, limits, progress)
@@ -101,57 +108,68 @@ def converse(command: list[str], runner: str, limits: Limits, progress: Callable
 
 def _collect(process: subprocess.Popen[bytes], runner: str, limits: Limits, progress: Callable[[int, int], None]) -> tuple[bytes, bytes]:
     """Both streams to their end. Standard input stays open meanwhile: a tethered runner leaves when it closes."""
-    import threading
-
     assert process.stdout is not None and process.stderr is not None
     complained: list[bytes] = []
     follower = threading.Thread(target=_follow, args=(process.stderr, complained, progress), daemon=True)
-    timer = threading.Timer(limits.seconds, process.kill)
+    hung = threading.Event()
+
+    def stop() -> None:
+        hung.set()
+        kill_tree(process)
+
+    timer = threading.Timer(limits.seconds, stop)
+    # A daemon: Ctrl-C must not wait for it.
+    timer.daemon = True
     follower.start()
     timer.start()
-    said = process.stdout.read()
-    process.wait()
-    hung = not timer.is_alive()
-    timer.cancel()
+    try:
+        said = process.stdout.read()
+        process.wait()
+    finally:
+        timer.cancel()
     follower.join(5)
-    if hung:
+    if hung.is_set():
         raise RunnerError(f"the {runner} runner hung: no answer after {limits.seconds:g} s", "raise --timeout, or run fewer samples")
     return said, b"".join(complained)
 
 
 def _follow(stream: Any, complained: list[bytes], progress: Callable[[int, int], None]) -> None:
     for line in stream:
-        if line.startswith(b'{"progress"'):
-            progress(*json.loads(line)["progress"])
-        else:
+        try:
+            done, total = msgspec.json.decode(line, type=_Progress).progress
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             complained.append(line)
+        else:
+            progress(done, total)
 
 
 def _response(said: bytes, complained: bytes, code: int, runner: str) -> Response:
     lines = said.strip().splitlines()
     try:
         response = msgspec.json.decode(lines[-1] if lines else b"", type=Response)
-    except msgspec.MsgspecError as error:
-        words = complained.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        words = (complained.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:_QUOTE]
         raise RunnerError(
-            f"the {runner} runner crashed (exit code {code}): {words[0][:_QUOTE]}", "the artifact aborts its runtime; report it"
+            f"the {runner} runner crashed ({ending(code)}): {words}", _hint(words, "the artifact aborts its runtime; report it")
         ) from error
+    if response.schema != SCHEMA:
+        raise RunnerError(f"the {runner} runner answers in schema {response.schema}, not {SCHEMA}", "send it the runner of this edgepack")
     if not response.ok:
-        raise RunnerError(f"the {runner} runner failed: {response.error[:_QUOTE]}", "the artifact does not run; report it with the model")
+        words = response.error[:_QUOTE]
+        raise RunnerError(f"the {runner} runner failed: {words}", _hint(words, "the artifact does not run; report it with the model"))
     return response
 
 
-def _memory_limit(limit: int) -> Callable[[], None] | None:
-    """What the child does before it becomes the runner: cap its data segment, where the system can."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    return lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+def _hint(words: str, otherwise: str) -> str:
+    return "raise --memory, or use a smaller model" if is_out_of_memory(words) else otherwise
 
 
 def artifact_feed(arrays: Mapping[str, Any], bindings: Any) -> dict[str, Any]:
-    """Stacked samples in the student's terms -> in the artifact's: names, layouts, dtypes."""
+    """Stacked samples in the student's terms -> in the artifact's: names, layouts, dtypes.
+
+    Raises:
+        RunnerError: integers that do not survive the artifact's dtype.
+    """
     import numpy as np
 
     feed = {}
@@ -159,6 +177,11 @@ def artifact_feed(arrays: Mapping[str, Any], bindings: Any) -> dict[str, Any]:
         stacked = np.asarray(arrays[binding.hub_name])
         permuted = stacked.transpose(0, *(axis + 1 for axis in binding.permutation)) if binding.permutation else stacked
         feed[binding.name] = np.ascontiguousarray(permuted, dtype=binding.dtype)
+        if permuted.dtype.kind in "iu" and not np.array_equal(feed[binding.name], permuted):
+            raise RunnerError(
+                f"input '{binding.hub_name}' holds {permuted.dtype} numbers that the artifact's {binding.dtype} cannot",
+                f"keep its values within {binding.dtype}",
+            )
     return feed
 
 

@@ -53,6 +53,7 @@ def canonicalize(captured: onnx.ModelProto, feed: Feed) -> Canonical:
     """
     import onnx_ir as ir
 
+    _refuse_foreign(captured)
     model = ir.from_proto(at_opset(captured))
     check = _Check(captured, feed)
     applied: list[str] = []
@@ -142,6 +143,14 @@ def plain_session(model: onnx.ModelProto) -> Callable[..., dict[str, NDArray[Any
         return dict(zip(chosen, session.run(chosen, dict(feed)), strict=True))
 
     return run
+
+
+def _refuse_foreign(model: onnx.ModelProto) -> None:
+    """Before anything runs: operators that are neither ONNX's nor defined in the model itself."""
+    defined = {(function.domain, function.name) for function in model.functions}
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in defined:
+            raise HubError(f"{node.op_type} '{node.name}' is of domain '{node.domain}'", "export the student with ONNX operators only")
 
 
 def _refuse_leftovers(model: ir.Model) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from edgepack.pack.files import PackError, inside
 from edgepack.pack.manifest import FileRecord
 
 
@@ -19,3 +20,11 @@ def file_record(pack: Path, path: Path) -> FileRecord:
             digest.update(f"{file.relative_to(path).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
     return FileRecord(path.relative_to(pack).as_posix(), size, digest.hexdigest())
+
+
+def intact(pack: Path, record: FileRecord) -> Path:
+    """Where a recorded file lies; PackError when it is not there, or is not the one that was recorded."""
+    path = inside(pack, record.path)
+    if file_record(pack.resolve(), path).sha256 != record.sha256:
+        raise PackError(f"{record.path} is not the file that was verified: its digest differs", "build the pack again, or copy it whole")
+    return path

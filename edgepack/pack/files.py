@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -38,11 +40,14 @@ def load_pack(folder: Path) -> Pack:
 
 def inside(folder: Path, name: str) -> Path:
     """A path that a manifest names; PackError when it leaves the pack or is not there."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise PackError(f"{MANIFEST} names '{name}', outside the pack", "do not trust this pack")
-    if not path.exists():
-        raise PackError(f"the pack lacks {name}", "build the pack again, or copy it whole")
+    try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise PackError(f"{MANIFEST} names '{name}', outside the pack", "do not trust this pack")
+        if not path.exists():
+            raise PackError(f"the pack lacks {name}", "build the pack again, or copy it whole")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PackError(f"{MANIFEST} names {name[:80]!r}, which is no path ({error})", "do not trust this pack") from error
     return path
 
 
@@ -51,35 +56,90 @@ def replacing(folder: Path) -> Iterator[Path]:
     """A fresh folder that becomes ``folder`` when the block succeeds, and vanishes when it does not.
 
     Raises:
-        PackError: the place is not writable, or holds something that is not a pack.
+        PackError: the place is not writable, holds something that is not a pack, or is full.
     """
-    _refuse_unusable(folder)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.resolve().parent))
+    place = _usable(folder)
+    scratch = _scratch(place)
     try:
         yield scratch
         scratch.chmod(0o777 & ~_umask())
-        _swap(scratch, folder)
+        _swap(scratch, place)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise PackError(f"no room to write {folder} ({error.strerror})", "free some space, or choose another place with -o") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _refuse_unusable(folder: Path) -> None:
-    parent = folder.resolve().parent
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+# No space left, and no quota left.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _usable(folder: Path) -> Path:
+    """Where the pack will really be, links followed; PackError when nothing can be put there."""
+    try:
+        place = folder.resolve()
+        _refuse_unusable(folder, place)
+    except (OSError, RuntimeError) as error:
+        raise PackError(f"{folder} cannot hold a pack ({error})", "choose another place with -o") from error
+    return place
+
+
+def _refuse_unusable(folder: Path, place: Path) -> None:
+    if place.exists() and not _is_pack(place) and (not place.is_dir() or any(place.iterdir())):
         raise PackError(f"{folder} exists and is not a pack", "choose another folder with -o")
-    if not parent.is_dir():
-        raise PackError(f"folder {parent} does not exist", "create it, or choose another place with -o")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PackError(f"{parent} is not writable", "choose another place with -o")
+    if Path.cwd().is_relative_to(place) or place.is_mount():
+        raise PackError(f"{folder} is the working folder, holds it, or is a mount point: it cannot be replaced", "name a folder inside it")
+    if not place.parent.is_dir():
+        raise PackError(f"folder {place.parent} does not exist", "create it, or choose another place with -o")
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise PackError(f"{place.parent} is not writable", "choose another place with -o")
 
 
-def _swap(scratch: Path, folder: Path) -> None:
-    """Two renames on one file system; the old pack is deleted only when the new one is in place."""
+def _is_pack(place: Path) -> bool:
+    """Whether a folder holds a manifest of ours, of any schema: other programs have a pack.json too."""
+    try:
+        fields = msgspec.json.decode((place / MANIFEST).read_bytes(), type=dict[str, msgspec.Raw])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return {"schema", "edgepack", "artifacts"} <= fields.keys()
+
+
+def _scratch(place: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    except OSError as error:
+        raise PackError(f"{place.parent} cannot be written ({error.strerror})", "choose another place with -o") from error
+
+
+def _swap(scratch: Path, place: Path) -> None:
+    """Two renames on one file system, one build at a time; the old pack is deleted only when the new one is in place."""
     old = scratch.with_name(scratch.name + ".old")
-    if folder.exists():
-        folder.rename(old)
-    scratch.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with _locked(place.parent):
+        # Again: much may have happened while the pack was built.
+        _refuse_unusable(place, place)
+        try:
+            if place.exists():
+                place.rename(old)
+            scratch.rename(place)
+        except BaseException:
+            if old.exists() and not place.exists():
+                old.rename(place)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds a folder against other builds that swap a pack in it; the lock is on the folder itself and leaves no file."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

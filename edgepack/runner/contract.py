@@ -88,6 +88,8 @@ def _answer(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"request schema {request.get('schema')} is not {SCHEMA}")
     if request.get("tethered"):
         _leave_with_parent()
+    if request["action"] not in _ACTIONS:
+        raise ValueError(f"action '{request['action']}' is none of {', '.join(_ACTIONS)}")
     return {"ok": True, **_ACTIONS[request["action"]](runtime, request)}
 
 
@@ -113,6 +115,8 @@ def _time(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
     """Interleaved ABBA queries of one or two artifacts on the first sample; nanoseconds, none dropped."""
     if getattr(runtime, "no_latency", ""):
         raise ValueError(f"there is nothing to time: {runtime.no_latency}")  # type: ignore[attr-defined]
+    if int(request["pairs"]) < 1:
+        raise ValueError(f"{request['pairs']} pairs measure nothing")
     threads = int(request.get("threads", 1))
     sessions = [runtime.load(path, threads) for path in request["artifacts"].values()]
     with np.load(request["inputs"], allow_pickle=False) as stacked:
@@ -150,7 +154,8 @@ def _interleave(queries: list[Callable[[], None]], pairs: int, seconds: float) -
         for index in order:
             row[index] = _query(queries[index])
         rows.append(row)
-        _progress(min(len(rows), pairs), pairs)
+        if len(rows) <= pairs:
+            _progress(len(rows), pairs)
     return list(np.asarray(rows, np.int64).T)
 
 

@@ -32,7 +32,8 @@ class OrtSession:
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
         for name, array in feed.items():
-            self._binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            # onnxruntime reads the array's own memory; np.ascontiguousarray would give a scalar an axis.
+            self._binding.bind_cpu_input(name, np.array(array, order="C"))
         for name in self._names:
             self._binding.bind_output(name)
 

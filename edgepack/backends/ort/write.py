@@ -10,7 +10,7 @@ from edgepack.backends.table import BackendError, Obstacle
 from edgepack.errors import one_line
 
 # What ONNX Runtime's optimizer leaves in float in a w8a8 model although the hub holds codes on both sides (linear operators matter most).
-_LINEAR = ("Conv", "Gemm", "MatMul", "FusedConv")
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul")
 
 
 def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
@@ -37,7 +37,7 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
 def obstacles(model: Path) -> list[Obstacle]:
     """Why onnxruntime would not load the model: at most one, since it stops at the first."""
     try:
-        _session(model.read_bytes())
+        _session(model)
     except Exception as error:
         return [Obstacle("ort", "model", model.name, f"onnxruntime cannot load it ({one_line(error)})", "replace the operator it names")]
     return []
@@ -59,12 +59,12 @@ def lint(artifact: Path) -> list[Finding]:
         return []
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
-        _session(artifact.read_bytes(), optimized)
+        _session(artifact, optimized)
         nodes = onnx.load(optimized).graph.node
     return [Finding("warning", node.name, f"onnxruntime runs this {node.op_type} in float") for node in nodes if node.op_type in _LINEAR]
 
 
-def _session(model: bytes, optimized: Path | None = None) -> Any:
+def _session(model: Path, optimized: Path | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -73,7 +73,7 @@ def _session(model: bytes, optimized: Path | None = None) -> Any:
     if optimized is not None:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
 def _bindings(values: Any) -> tuple[Binding, ...]:
