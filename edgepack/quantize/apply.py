@@ -51,16 +51,18 @@ def quantize_static(model: ir.Model, ranges: Ranges, demands: Demands) -> tuple[
 
 
 class _Writer:
-    """Rewrites one graph; holds the dequantized value of every encoded activation."""
+    """Rewrites one graph."""
 
     def __init__(self, graph: ir.Graph, constraints: Constraints) -> None:
         self._graph = graph
         self._constraints = constraints
-        self._dequantized: dict[str, ir.Value] = {}
+        # Names before graph outputs were renamed: those that ranges and constraints use.
+        self._name_of: dict[int, str] = {}
 
     def write(self, kept: list[ir.Node]) -> None:
         integer = {id(node) for node in kept}
         values = {value.name or "": value for node in kept for value in (*data_inputs(node), *node.outputs)}
+        self._name_of = {id(value): name for name, value in values.items()}
         touched = dict.fromkeys(name for node in kept for name in touched_values(node))
         inputs = {id(node): list(node.inputs) for node in kept}
         for name in touched:
@@ -121,7 +123,7 @@ class _Writer:
         weight, source = roles["weight"], original[0]
         axis = 1 if node.op_type == "MatMul" else 0
         assert source is not None
-        input_scale = self._constraints.activations[source.name or ""].scale
+        input_scale = self._constraints.activations[self._name_of[id(source)]].scale
         encoding = weight_encoding(weight, axis, roles.get("bias"), input_scale, self._constraints.demands)
         name = original[1].name if original[1] is not None else "weight"
         self._replace(node, 1, f"{name}/{node.name}", weight, encoding)
