@@ -9,22 +9,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgepack.api import build as build
+    from edgepack.api import load_pack as load_pack
+    from edgepack.calibration.manifest import CalibrationSet as CalibrationSet
     from edgepack.errors import EdgepackError as EdgepackError
     from edgepack.student.load import load_student as load_student
     from edgepack.student.program import Student as Student
     from edgepack.student.spec import ImagePreprocessing as ImagePreprocessing
     from edgepack.student.spec import TensorSpec as TensorSpec
+    from edgepack.targets import Target as Target
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CalibrationSet": "edgepack.calibration.manifest",
+    "Target": "edgepack.targets",
+    "build": "edgepack.api",
+    "load_pack": "edgepack.api",
     "EdgepackError": "edgepack.errors",
     "ImagePreprocessing": "edgepack.student.spec",
     "Student": "edgepack.student.program",
     "TensorSpec": "edgepack.student.spec",
     "load_student": "edgepack.student.load",
 }
-__all__ = ["EdgepackError", "ImagePreprocessing", "Student", "TensorSpec", "__version__", "load_student"]
+__all__ = [
+    "CalibrationSet",
+    "EdgepackError",
+    "ImagePreprocessing",
+    "Student",
+    "Target",
+    "TensorSpec",
+    "__version__",
+    "build",
+    "load_pack",
+    "load_student",
+]
 
 
 def __getattr__(name: str) -> Any:
