@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from shutil import which
 
 from edgepack.cli.build import Json, LatencyOption, OutOption
 
@@ -21,7 +23,13 @@ def command(out: OutOption = Path("pack"), latency: LatencyOption = "quick", jso
         )
     finish(pack, out, json)
     if not json:
-        print(f"try: edgepack run {out} {_shown(digits / 'samples' / 'digit_7.png')}")
+        print(f"try: {_program()} run {out} {_shown(digits / 'samples' / 'digit_7.png')}")
+
+
+def _program() -> str:
+    """How the person called this program: make demo runs it from a virtual environment that is not activated."""
+    called = Path(sys.argv[0])
+    return "edgepack" if called.parent == Path() or which("edgepack") == str(called.resolve()) else str(_shown(called))
 
 
 def _shown(path: Path) -> Path:
