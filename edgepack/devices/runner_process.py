@@ -101,13 +101,12 @@ def converse(command: list[str], runner: str, limits: Limits, progress: Callable
         env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
         preexec_fn=partial(limit_memory, limits.bytes),
     )
-    with ended(process):
-        said, complained = _collect(process, runner, limits, progress)
+    said, complained = _collect(process, runner, limits, progress)
     return _response(said, complained, process.returncode, runner)
 
 
 def _collect(process: subprocess.Popen[bytes], runner: str, limits: Limits, progress: Callable[[int, int], None]) -> tuple[bytes, bytes]:
-    """Both streams to their end. Standard input stays open meanwhile: a tethered runner leaves when it closes."""
+    """Both streams to the end of the process. Standard input stays open meanwhile: a tethered runner leaves when it closes."""
     assert process.stdout is not None and process.stderr is not None
     complained: list[bytes] = []
     follower = threading.Thread(target=_follow, args=(process.stderr, complained, progress), daemon=True)
@@ -120,11 +119,12 @@ def _collect(process: subprocess.Popen[bytes], runner: str, limits: Limits, prog
     timer = threading.Timer(limits.seconds, stop)
     # A daemon: Ctrl-C must not wait for it.
     timer.daemon = True
-    follower.start()
-    timer.start()
     try:
-        said = process.stdout.read()
-        process.wait()
+        with ended(process):
+            follower.start()
+            timer.start()
+            said = process.stdout.read()
+            process.wait()
     finally:
         timer.cancel()
     follower.join(5)

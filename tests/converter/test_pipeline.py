@@ -1,0 +1,83 @@
+"""The plan of a build: what depends on what, for which targets and schemes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from edgepack.converter.pipeline import BuildRequest, inspection, pipeline
+from edgepack.converter.step import Limits, Output, Step
+from edgepack.targets import load_target
+
+PI, ANDROID, IOS = (load_target(name) for name in ("raspberry-pi-5", "android", "ios"))
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    path = tmp_path / "calibration.toml"
+    path.touch()
+    return path
+
+
+def request(*targets: object, schemes: tuple[str, ...], **fields: object) -> BuildRequest:
+    return BuildRequest("model.onnx", targets, {target.name: schemes for target in targets}, **fields)  # type: ignore[arg-type, attr-defined]
+
+
+def test_a_real_valued_build_needs_no_calibration() -> None:
+    plan = pipeline(request(PI, ANDROID, schemes=("fp32",))).plan
+    assert [step.name for step in plan.steps if " " not in step.name] == ["capture", "hub", "samples", "reference"]
+    assert {step.name for step in plan.steps if " " in step.name} == {
+        f"{target} fp32: {verb}" for target in ("raspberry-pi-5", "android") for verb in ("write", "run", "judge")
+    }
+
+
+def test_all_targets_of_a_static_scheme_share_one_quantized_hub(manifest: Path) -> None:
+    build = pipeline(request(PI, ANDROID, IOS, schemes=("fp32", "w8a8"), manifest=manifest))
+    assert list(build.quantized) == ["w8a8"]
+    models = {(branch.target.name, branch.scheme): branch.write.inputs["model"] for branch in build.branches}
+    assert {models[target, "w8a8"] for target in ("raspberry-pi-5", "android", "ios")} == {Output("quantize w8a8", "model.onnx")}
+    assert {models[target, "fp32"] for target in ("raspberry-pi-5", "android", "ios")} == {Output("hub", "model.onnx")}
+
+
+def test_scales_are_narrow_for_all_when_one_target_computes_them_in_fp16(manifest: Path) -> None:
+    def scale_dtype(*targets: object) -> str:
+        build = pipeline(request(*targets, schemes=("w8a8",), manifest=manifest))
+        return str(build.quantized["w8a8"].parameters["demands"]["scale_dtype"])
+
+    assert (scale_dtype(PI, ANDROID), scale_dtype(PI, IOS)) == ("float32", "float16")
+
+
+def test_only_a_static_scheme_is_judged_against_the_quantized_hub(manifest: Path) -> None:
+    build = pipeline(request(PI, schemes=("fp32", "w8a8"), manifest=manifest))
+    assert {branch.scheme: "simulated" in branch.judge.inputs for branch in build.branches} == {"fp32": False, "w8a8": True}
+
+
+def test_an_evaluation_set_is_run_by_student_and_artifact(manifest: Path) -> None:
+    build = pipeline(request(PI, schemes=("fp32",), manifest=manifest, has_evaluation=True))
+    (branch,) = build.branches
+    assert branch.run.inputs["evaluation"] == Output("samples", "evaluation.npz")
+    assert branch.judge.inputs["evaluation_outputs"] == branch.run["evaluation.npz"]
+    assert branch.judge.inputs["student_evaluation"] == build.reference["evaluation_outputs.npz"]
+    assert "evaluation.npz" in build.plan.steps[[step.name for step in build.plan.steps].index("samples")].outputs
+
+
+def test_limits_reach_every_step_and_a_step_that_waits_for_a_runner_outlives_it() -> None:
+    limits = Limits(7, 2**28)
+    build = pipeline(request(PI, schemes=("fp32",), limits=limits))
+    waiting = {step.name for step in build.plan.steps if step.limits != limits}
+    assert waiting == {"raspberry-pi-5 fp32: run"}
+    run: Step = build.branches[0].run
+    assert run.limits.seconds > 7 == run.parameters["seconds"] and run.parameters["memory"] == 2**28
+
+
+def test_two_targets_of_one_name_are_a_defect_the_plan_notices() -> None:
+    with pytest.raises(ValueError, match="share a name"):
+        _ = pipeline(request(PI, replace(ANDROID, name=PI.name), schemes=("fp32",))).plan
+
+
+def test_inspection_asks_every_backend() -> None:
+    capture, hub, look = inspection("model.onnx", ["ort", "tflite"], Limits())
+    assert look.inputs == {"hub": hub["model.onnx"], "example": capture["example.npz"]}
+    assert look.parameters == {"backends": ["ort", "tflite"]}

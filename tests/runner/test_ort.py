@@ -1,0 +1,77 @@
+"""The onnxruntime session: copies, scalars, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgepack.runner.ort import RUNTIME, OrtSession
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> OrtSession:
+    """y = x * s with a scalar s; shape_of_s has as many elements as s has axes."""
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "s"], ["y"]), helper.make_node("Shape", ["s"], ["shape_of_s"])],
+        "scaled",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3]), helper.make_tensor_value_info("s", TensorProto.FLOAT, [])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [3]),
+            helper.make_tensor_value_info("shape_of_s", TensorProto.INT64, [None]),
+        ],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return RUNTIME.load(str(path), 1)
+
+
+def test_a_scalar_sample_stays_a_scalar(session: OrtSession) -> None:
+    stacked = np.array([2, 3], np.float32)
+    session.set_inputs({"x": np.ones(3, np.float32), "s": stacked[1]})
+    session.invoke()
+    np.testing.assert_array_equal(session.outputs()["y"], [3, 3, 3])
+    assert session.outputs()["shape_of_s"].shape == (0,)
+
+
+def test_inputs_and_outputs_are_copies(session: OrtSession) -> None:
+    x, s = np.ones(3, np.float32), np.array(2, np.float32)
+    session.set_inputs({"x": x, "s": s})
+    x[:] = 100
+    session.invoke()
+    first = session.outputs()["y"]
+    np.testing.assert_array_equal(first, [2, 2, 2])
+    session.set_inputs({"x": x, "s": s})
+    session.invoke()
+    np.testing.assert_array_equal(first, [2, 2, 2])
+    np.testing.assert_array_equal(session.outputs()["y"], [200, 200, 200])
+
+
+def test_a_strided_sample_is_read_by_its_elements(session: OrtSession) -> None:
+    session.set_inputs({"x": np.arange(6, dtype=np.float32)[::-2], "s": np.array(1, np.float32)})
+    session.invoke()
+    np.testing.assert_array_equal(session.outputs()["y"], [5, 3, 1])
+
+
+@pytest.mark.parametrize(
+    "feed",
+    [
+        {"x": np.ones(3, np.float32)},
+        {"x": np.ones(3, np.float32), "s": np.array(1, np.float32), "z": np.ones(1, np.float32)},
+        {"x": np.ones(4, np.float32), "s": np.array(1, np.float32)},
+        {"x": np.ones(3, np.float64), "s": np.array(1, np.float32)},
+    ],
+    ids=["missing", "unknown", "shape", "dtype"],
+)
+def test_a_feed_that_does_not_fit_is_refused(feed: dict[str, np.ndarray], session: OrtSession) -> None:
+    with pytest.raises(Exception, match=r"(?i)input|type|dimension|name"):
+        session.set_inputs(feed)
+        session.invoke()
+
+
+def test_it_says_what_it_runs_on(session: OrtSession) -> None:
+    assert session.describe() == {"providers": ["CPUExecutionProvider"]}
+    assert (RUNTIME.name, RUNTIME.truth) == ("onnxruntime", "host")
