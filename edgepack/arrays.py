@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.runner.contract import save_arrays as save_arrays
+
 Arrays = dict[str, NDArray[Any]]
-
-
-def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays under their names."""
-    np.savez(path, **dict(arrays))  # type: ignore[arg-type]
 
 
 def load_arrays(path: Path) -> Arrays:

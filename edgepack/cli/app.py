@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -13,8 +14,8 @@ from edgepack.cli import build, demo, doctor, init, inspect, report, run, target
 from edgepack.cli.output import fail, wants_json
 from edgepack.errors import EdgepackError
 
-# Shells report a program ended by Ctrl-C as 128 + SIGINT.
-_INTERRUPTED = 130
+# Shells report a program ended by a signal as 128 + its number; 130 is Ctrl-C.
+_SIGNALLED = 128
 
 app = typer.Typer(
     name="edgepack",
@@ -42,15 +43,25 @@ def _root(
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
+class Interrupted(BaseException):
+    """Ctrl-C, a closed terminal or a polite kill. No KeyboardInterrupt, which typer would answer in words of its own."""
+
+
+def _interrupt(number: int, _: object) -> None:
+    raise Interrupted(number)
+
+
 def main() -> None:
     """Run the program; a failure a person can act on is one line and its exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         app()
     except EdgepackError as error:
         fail(error, wants_json(sys.argv))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except Interrupted as error:
         print("edgepack: interrupted; nothing was left half-written", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        sys.exit(_SIGNALLED + error.args[0])
     except BrokenPipeError:
         sys.exit(1)

@@ -65,7 +65,7 @@ def _latencies(
     """Every artifact that passed and whose runtime runs here, target by target, never two at once."""
     if timing.profile is None:
         return {}
-    ready = [branch for branch in branches if branch.target.runner in PORTABLE and not assembler.verdict(branch).failures]
+    ready = [branch for branch in branches if branch.target.runner in PORTABLE and not assembler.failures(branch)]
     found: dict[tuple[str, str], Latency] = {}
     for target, group in groupby(ready, key=lambda branch: branch.target.name):
         artifacts = {branch.scheme: (assembler.artifact_path(branch), assembler.described(branch)) for branch in group}

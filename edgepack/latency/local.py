@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -68,7 +69,16 @@ def measure(
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Waits until no other edgepack on this machine is timing, and keeps others waiting."""
-    with (Path(tempfile.gettempdir()) / "edgepack-timing.lock").open("a") as lock:
+    """Waits until no other edgepack on this machine, of any user, is timing, and keeps others waiting."""
+    with _lock_file(Path(tempfile.gettempdir()) / "edgepack-timing.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _lock_file(path: Path) -> IO[str]:
+    """Opened for reading, which is enough to lock and which a file of another user allows; made when it is not there."""
+    try:
+        return path.open()
+    except FileNotFoundError:
+        path.touch(mode=0o644)
+        return path.open()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,10 +83,7 @@ class Assembler:
     def _artifact(self, branch: Branch, latencies: Mapping[tuple[str, str], Latency]) -> ArtifactRecord:
         described, verdict, facts = self.described(branch), self.verdict(branch), self._read(branch.run["run.json"], RunFacts)
         latency = latencies.get((branch.target.name, branch.scheme))
-        findings = self._read(branch.write["findings.json"], tuple[Finding, ...])
-        errors = tuple(
-            f"{branch.target.name} {branch.scheme}: {found.where}: {found.message}" for found in findings if found.level == "error"
-        )
+        failures = self.failures(branch)
         return ArtifactRecord(
             target=branch.target.name,
             platform=branch.target.platform,
@@ -100,11 +97,11 @@ class Assembler:
             accuracy=verdict.accuracy,
             metrics=verdict.metrics,
             latency=latency,
-            no_latency="" if latency else _why_no_latency(described, verdict),
+            no_latency="" if latency else _why_no_latency(described, failures),
             minimum_os=described.minimum_os,
             notes=(*described.notes, *_session_notes(facts.session)),
-            findings=findings,
-            failures=verdict.failures + errors,
+            findings=self._findings(branch),
+            failures=failures,
         )
 
     def described(self, branch: Branch) -> ArtifactDescription:
@@ -114,6 +111,15 @@ class Assembler:
     def verdict(self, branch: Branch) -> Verdict:
         """What verification found of a branch."""
         return self._read(branch.judge["verdict.json"], Verdict)
+
+    def failures(self, branch: Branch) -> tuple[str, ...]:
+        """Every gate a branch failed: what verification found, and what the linter calls an error."""
+        name = f"{branch.target.name} {branch.scheme}"
+        errors = tuple(f"{name}: {found.where}: {found.message}" for found in self._findings(branch) if found.level == "error")
+        return self.verdict(branch).failures + errors
+
+    def _findings(self, branch: Branch) -> tuple[Finding, ...]:
+        return self._read(branch.write["findings.json"], tuple[Finding, ...])
 
     def artifact_path(self, branch: Branch) -> Path:
         """Where a branch's artifact lies in the workspace."""
@@ -132,10 +138,10 @@ class Assembler:
         return file_record(self._pack, target)
 
 
-def _why_no_latency(described: ArtifactDescription, verdict: Verdict) -> str:
+def _why_no_latency(described: ArtifactDescription, failures: Sequence[str]) -> str:
     if described.runner in _NO_TIME:
         return _NO_TIME[described.runner]
-    return "not timed: it failed verification" if verdict.failures else "not asked for"
+    return "not timed: it failed verification" if failures else "not asked for"
 
 
 def _session_notes(session: Mapping[str, Any]) -> tuple[str, ...]:
