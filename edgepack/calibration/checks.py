@@ -32,6 +32,10 @@ def checked(samples: Samples, inputs: Sequence[TensorSpec], classes: int, kind: 
     """
     for spec in inputs:
         _check_array(samples.arrays[spec.name], spec, kind)
+    counts = {spec.name: len(samples.arrays[spec.name]) for spec in inputs}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
+        raise CalibrationError(f"the {kind} set holds {listed}", "give every sample all inputs")
     if samples.labels is not None:
         _check_labels(samples, classes, kind)
     return samples
@@ -75,7 +79,7 @@ def _check_array(array: NDArray[Any], spec: TensorSpec, kind: str) -> None:
         )
     if str(array.dtype) != spec.dtype:
         raise CalibrationError(f"{name} is {array.dtype}, the student takes {spec.dtype}", f"convert the samples to {spec.dtype}")
-    if array.dtype.kind == "f":
+    if array.dtype.kind in "fiu":
         _check_values(array, spec, name)
 
 
@@ -106,9 +110,9 @@ def _check_labels(samples: Samples, classes: int, kind: str) -> None:
     assert labels is not None
     if len(labels) != samples.count:
         raise CalibrationError(f"the {kind} set has {samples.count} samples and {len(labels)} labels", "give one label a sample")
-    high = classes or np.iinfo(np.int64).max
-    bad = np.flatnonzero((labels < 0) | (labels >= high))
+    bad = np.flatnonzero((labels < 0) | (labels >= classes)) if classes else np.flatnonzero(labels < 0)
     if len(bad):
+        allowed = f"outside 0..{classes - 1}" if classes else "negative"
         raise CalibrationError(
-            f"{kind} label {labels[bad[0]]} of sample {bad[0]} is outside 0..{high - 1}", "labels are indices into the student's classes"
+            f"{kind} label {labels[bad[0]]} of sample {bad[0]} is {allowed}", "labels are indices into the student's classes"
         )

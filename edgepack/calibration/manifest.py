@@ -55,6 +55,10 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         given = [name for name in _SOURCES if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(f"exactly one of {', '.join(_SOURCES)} must be given, not {', '.join(given) or 'none'}")
+        if self.limit < 0:
+            raise ValueError(f"limit is {self.limit}; give a number of samples, or 0 for all")
+        if self.python and (self.sha256 or self.labels):
+            raise ValueError("a python source takes neither sha256 nor labels: its function gives (sample, label)")
 
     @property
     def kind(self) -> str:

@@ -128,7 +128,8 @@ class _Histograms:
         for name, array in tensors.items():
             low, high = self._bounds.get(name, (0.0, 0.0))
             if high > low:
-                self._counts[name] += np.histogram(array, bins=_BINS, range=(low, high))[0]
+                # In float64: between neighbouring float32 numbers numpy finds no room for the bins.
+                self._counts[name] += np.histogram(array.astype(np.float64), bins=_BINS, range=(low, high))[0]
 
     def range(self, name: str) -> Range:
         low, high = self._bounds[name]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,13 @@ from numpy.typing import NDArray
 
 from edgepack.arrays import load_arrays, save_arrays
 from edgepack.calibration.manifest import CalibrationError, DataSource
+from edgepack.errors import EdgepackError, one_line
 from edgepack.student.spec import ImagePreprocessing, StudentDescription, TensorSpec
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 _PREFIX = "input:"
+# What numpy raises on a damaged archive or array.
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 Progress = Callable[[int, int], None]
 
 
@@ -70,12 +77,16 @@ class Request:
     @property
     def single_input(self) -> TensorSpec:
         """The one input of the student; CalibrationError when it has several and the source cannot tell them apart."""
+        self.refuse_several_inputs()
+        return self.student.inputs[0]
+
+    def refuse_several_inputs(self) -> None:
+        """CalibrationError when the student has several inputs and the source does not say which is which."""
         if len(self.student.inputs) != 1:
             names = ", ".join(spec.name for spec in self.student.inputs)
             raise CalibrationError(
                 f"the student has inputs {names} and '{self.source.path}' does not say which is which", "name them under columns"
             )
-        return self.student.inputs[0]
 
 
 Reader = Callable[[Request], Samples]
@@ -98,9 +109,16 @@ def read(request: Request) -> Samples:
     Raises:
         CalibrationError: the file is missing, empty, damaged or leaves the manifest's folder.
     """
-    if request.source.kind != "python":
-        _check_digest(request)
+    _refuse_unknown_columns(request)
+    _check_digest(request)
     return READERS[request.source.kind](request)
+
+
+def _refuse_unknown_columns(request: Request) -> None:
+    inputs = [spec.name for spec in request.student.inputs]
+    unknown = [name for name in request.source.columns if name not in inputs]
+    if unknown:
+        raise CalibrationError(f"columns names '{unknown[0]}', which is no input of the student", f"its inputs are {', '.join(inputs)}")
 
 
 @reads("images")
@@ -124,7 +142,9 @@ def _image_files(request: Request) -> list[Path]:
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES]
     else:
-        found = [file for file in request.root.glob(request.source.path) if file.is_file()]
+        found = [path] if path.is_file() else _globbed(request)
+    for file in found:
+        _inside(request.root, str(file.relative_to(request.root)))
     if not found:
         raise CalibrationError(
             f"'{request.source.path}' holds no image under {request.root.name}/", "point images at a folder or glob of PNG or JPEG files"
@@ -132,17 +152,41 @@ def _image_files(request: Request) -> list[Path]:
     return sorted(found)
 
 
+def _globbed(request: Request) -> list[Path]:
+    try:
+        return [file for file in request.root.glob(request.source.path) if file.is_file()]
+    except ValueError as error:
+        raise CalibrationError(f"'{request.source.path}' is not a glob ({error})", "write ** as a folder: photos/**/*.jpg") from error
+
+
 def _image_labels(request: Request, files: Sequence[Path]) -> NDArray[np.int64] | None:
     if not request.source.labels:
         return None
     if request.source.labels == "folders":
         return _label_indices([file.parent.name for file in files], request.student.labels)
-    with _inside(request.root, request.source.labels).open(newline="", encoding="utf-8") as table:
-        by_file = {row[0]: row[1] for row in csv.reader(table) if len(row) >= 2}
-    missing = [file.name for file in files if file.name not in by_file]
-    if missing:
-        raise CalibrationError(f"{request.source.labels} has no label for {missing[0]}", "give one line file,label for each image")
-    return _label_indices([by_file[file.name] for file in files], request.student.labels)
+    by_file = {row[0].strip(): row[1].strip() for row in _csv_rows(_inside(request.root, request.source.labels)) if len(row) >= 2}
+    return _label_indices([_label_of(file, files, by_file, request) for file in files], request.student.labels)
+
+
+def _label_of(file: Path, files: Sequence[Path], by_file: Mapping[str, str], request: Request) -> str:
+    """By the path from the manifest, or by the bare name where no other image has it."""
+    path = file.relative_to(request.root).as_posix()
+    if path in by_file:
+        return by_file[path]
+    if file.name not in by_file:
+        raise CalibrationError(f"{request.source.labels} has no label for {path}", "give one line file,label for each image")
+    if Counter(other.name for other in files)[file.name] > 1:
+        raise CalibrationError(f"{request.source.labels} names {file.name}, and several images have that name", f"write {path},label")
+    return by_file[file.name]
+
+
+def _csv_rows(path: Path) -> list[list[str]]:
+    """All rows that are not empty; a byte order mark, as spreadsheets write it, is skipped."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CalibrationError(f"{path.name} cannot be read as CSV ({error})", "give a UTF-8 file of comma-separated values") from error
 
 
 @reads("npz")
@@ -182,33 +226,58 @@ def _from_pixels(pixels: NDArray[np.uint8], preprocessing: ImagePreprocessing, s
 @reads("csv")
 def _csv(request: Request) -> Samples:
     path = _inside(request.root, request.source.path)
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CalibrationError(f"{path.name} cannot be read as CSV ({error})", "give a header line and one sample a row") from error
-    rows = _limited([row for row in rows if row], request.source.limit)
+    header, *rows = _csv_rows(path) or [[]]
+    uneven = [index for index, row in enumerate(rows) if len(row) != len(header)]
+    if uneven:
+        raise CalibrationError(
+            f"{path.name}: sample {uneven[0]} has {len(rows[uneven[0]])} values, the header {len(header)}", "clean the file"
+        )
+    rows = _limited(rows, request.source.limit)
     arrays = {spec.name: _csv_array(request, spec, header, rows, path) for spec in request.student.inputs}
-    labels = [row[_column(header, request.source.labels, path)] for row in rows] if request.source.labels else None
-    return Samples(arrays, None if labels is None else _label_indices(labels, request.student.labels))
+    label = _column(header, request.source.labels, path) if request.source.labels else None
+    return Samples(arrays, None if label is None else _label_indices([row[label] for row in rows], request.student.labels))
 
 
 def _csv_array(request: Request, spec: TensorSpec, header: list[str], rows: list[list[str]], path: Path) -> NDArray[Any]:
-    chosen = request.source.columns.get(spec.name) or [name for name in header if name != request.source.labels]
-    patterns = [chosen] if isinstance(chosen, str) else chosen
-    indices = [index for index, name in enumerate(header) if any(fnmatch(name, pattern) for pattern in patterns)]
-    if not indices:
-        raise CalibrationError(f"{path.name} has no column for input '{spec.name}'", f"its columns are {', '.join(header[:8])}")
+    indices = _csv_columns(request, spec, header, path)
+    sizes = _sizes(spec)
+    if len(indices) != int(np.prod(sizes)):
+        raise CalibrationError(
+            f"{path.name} gives {len(indices)} numbers for input '{spec.name}' of shape {list(sizes)}", "name its columns"
+        )
     try:
         values = np.asarray([[row[index] for index in indices] for row in rows], np.float64)
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise CalibrationError(f"{path.name} holds a row that is not all numbers ({error})", "clean the file") from error
-    sizes = _sizes(spec)
-    if values.shape[1:] and values.size and values.shape[1] != int(np.prod(sizes)):
-        raise CalibrationError(
-            f"{path.name} gives {values.shape[1]} numbers for input '{spec.name}' of shape {list(sizes)}", "name its columns"
-        )
-    return values.astype(spec.dtype or "float32").reshape(len(rows), *sizes)
+    return _converted(values, spec, path).reshape(len(rows), *sizes)
+
+
+def _csv_columns(request: Request, spec: TensorSpec, header: list[str], path: Path) -> list[int]:
+    """Positions of an input's columns in the order in which the manifest lists them; a glob's matches in the file's order."""
+    chosen = request.source.columns.get(spec.name)
+    if not chosen:
+        request.refuse_several_inputs()
+        return [index for index, name in enumerate(header) if name != request.source.labels]
+    found: dict[int, None] = {}
+    for pattern in [chosen] if isinstance(chosen, str) else chosen:
+        matches = [index for index, name in enumerate(header) if name == pattern or fnmatchcase(name, pattern)]
+        if not matches:
+            raise CalibrationError(
+                f"{path.name} has no column '{pattern}' for input '{spec.name}'", f"its columns are {', '.join(header[:8])}"
+            )
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def _converted(values: NDArray[np.float64], spec: TensorSpec, path: Path) -> NDArray[Any]:
+    """Numbers of a text file as the input's type, which must hold each of them."""
+    dtype = np.dtype(spec.dtype or "float32")
+    with np.errstate(invalid="ignore", over="ignore"):
+        result = values.astype(dtype)
+    if dtype.kind != "f" and not np.array_equal(result.astype(np.float64), values):
+        row = int(np.flatnonzero((result.astype(np.float64) != values).any(axis=1))[0])
+        raise CalibrationError(f"{path.name}: sample {row} holds numbers that {dtype} does not", f"input '{spec.name}' takes {dtype}")
+    return result
 
 
 @reads("python")
@@ -216,12 +285,21 @@ def _python(request: Request) -> Samples:
     from edgepack.student.load import load_function
 
     name, _, function = request.source.path.rpartition(":")
-    produced = load_function(_inside(request.root, name), function)()
-    pairs = [_pair(item) for item in _limited(list(produced), request.source.limit)]
+    produce = load_function(_inside(request.root, name), function)
+    try:
+        pairs = [_pair(item) for item in itertools.islice(produce(), request.source.limit or None)]
+    except EdgepackError:
+        raise
+    except Exception as error:
+        raise CalibrationError(f"{request.source.path} raised {one_line(error)}", "let it return an iterable of samples") from error
     feeds = [feed if isinstance(feed, Mapping) else {request.single_input.name: feed} for feed, _ in pairs]
     arrays = {spec.name: _stack(spec, [_of(feed, spec.name, request) for feed in feeds], request) for spec in request.student.inputs}
-    labels = [label for _, label in pairs]
-    return Samples(arrays, None if not labels or labels[0] is None else _label_indices(labels, request.student.labels))
+    labels = [label for _, label in pairs if label is not None]
+    if labels and len(labels) != len(pairs):
+        raise CalibrationError(
+            f"{request.source.path} gives {len(labels)} labels for {len(pairs)} samples", "give all of them one, or none"
+        )
+    return Samples(arrays, _label_indices(labels, request.student.labels) if labels else None)
 
 
 def _pair(item: Any) -> tuple[Any, Any]:
@@ -230,8 +308,13 @@ def _pair(item: Any) -> tuple[Any, Any]:
 
 def _of(feed: Mapping[str, Any], name: str, request: Request) -> NDArray[Any]:
     if name not in feed:
-        raise CalibrationError(f"{request.source.path} gives no '{name}'", f"its samples hold {', '.join(feed) or 'nothing'}")
-    return np.asarray(feed[name])
+        raise CalibrationError(f"{request.source.path} gives no '{name}'", f"its samples hold {', '.join(map(str, feed)) or 'nothing'}")
+    try:
+        return np.asarray(feed[name])
+    except Exception as error:
+        raise CalibrationError(
+            f"{request.source.path} gives a '{name}' that is no array ({one_line(error)})", "give numpy arrays, or detached CPU tensors"
+        ) from error
 
 
 def _stack(spec: TensorSpec, samples: list[NDArray[Any]], request: Request) -> NDArray[Any]:
@@ -258,11 +341,18 @@ def _label_indices(labels: Sequence[Any], names: Sequence[str]) -> NDArray[np.in
     """Class indices from indices or class names."""
     index = {name: position for position, name in enumerate(names)}
     try:
-        return np.asarray([index[label] if isinstance(label, str) and label in index else int(label) for label in labels], np.int64)
-    except (ValueError, TypeError) as error:
+        return np.asarray([index[label] if isinstance(label, str) and label in index else _whole(label) for label in labels], np.int64)
+    except (ValueError, TypeError, OverflowError) as error:
         raise CalibrationError(
             f"a label is neither a class name nor an index ({error})", "use the student's labels or their indices"
         ) from error
+
+
+def _whole(label: Any) -> int:
+    number = int(label)
+    if not isinstance(label, str) and number != label:
+        raise ValueError(f"{label} is no whole number")
+    return number
 
 
 def _column(header: list[str], name: str, path: Path) -> int:
@@ -273,42 +363,55 @@ def _column(header: list[str], name: str, path: Path) -> int:
 
 def _opened(path: Path) -> Any:
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        archive = np.load(path, allow_pickle=False)
+    except _DAMAGED as error:
         raise CalibrationError(f"{path} cannot be read as .npz ({error})", "write it with numpy.savez") from error
+    if isinstance(archive, np.ndarray):
+        raise CalibrationError(f"{path} is a single array, not an .npz", "write it with numpy.savez")
+    return archive
 
 
 def _take(archive: Any, key: str, path: Path) -> NDArray[Any]:
-    if key not in getattr(archive, "files", ()):
-        raise CalibrationError(
-            f"{path.name} has no array '{key}'", f"it holds {', '.join(getattr(archive, 'files', ())) or 'no named arrays'}; set columns"
-        )
+    if key not in archive.files:
+        held = ", ".join(archive.files) or "no arrays"
+        raise CalibrationError(f"{path.name} has no array '{key}'", f"it holds {held}; set columns or labels")
     try:
-        return np.asarray(archive[key])
-    except ValueError as error:
+        array = np.asarray(archive[key])
+    except _DAMAGED as error:
         raise CalibrationError(f"array '{key}' of {path.name} cannot be read ({error})", "store plain numbers, not objects") from error
+    if array.ndim == 0:
+        raise CalibrationError(f"array '{key}' of {path.name} is a single number", "put samples on the first axis")
+    return array
 
 
 def _inside(root: Path, name: str) -> Path:
     """A path of the manifest, which may not leave the manifest's folder."""
     path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise CalibrationError(f"path '{name}' leaves the manifest's folder", "keep data beside the manifest, or link it there")
+    if Path(name).is_absolute() or not path.is_relative_to(root.resolve()):
+        raise CalibrationError(f"path '{name}' leaves the manifest's folder", "keep data beside the manifest and name it from there")
     return root / name
 
 
 def _check_digest(request: Request) -> None:
-    wanted, path = request.source.sha256, _inside(request.root, request.source.path)
+    wanted = request.source.sha256.lower()
     if not wanted:
         return
-    files: Iterable[Path] = [path] if path.is_file() else _image_files(request)
+    path = _inside(request.root, request.source.path)
+    files = [path] if path.is_file() or request.source.kind != "images" else _image_files(request)
     digest = hashlib.sha256()
     for file in files:
         if not path.is_file():
-            digest.update(str(file.relative_to(request.root)).encode())
-        digest.update(file.read_bytes())
+            digest.update(file.relative_to(request.root).as_posix().encode())
+        digest.update(_file_bytes(file))
     if digest.hexdigest() != wanted:
         raise CalibrationError(
             f"'{request.source.path}' is not the data the manifest names (sha256 {digest.hexdigest()[:12]}...)",
             "restore it, or correct sha256",
         )
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"{path} cannot be read ({error.strerror})", "restore it, or correct the manifest") from error

@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 Feed = Mapping[str, NDArray[Any]]
+# ONNX's own domain and its other spelling.
+_ONNX = ("", "ai.onnx")
 
 # A rewrite may double the rounding error of the captured fp32 model (6 dB); a wrong one shows as tens of dB (FACTS: 80 against 112).
 _ALLOWED_LOSS_DB = 6.0
 # Above this an fp32 model is at the limit of the format: 24 significant bits are 6.02 * 24 = 144 dB, less the growth over a few layers.
 _EXACT_DB = 120.0
+# Both sides of a conversion run the same fp32 kernels: what differs is a reordered sum, 20 dB below the exactness of fp32 at most.
+_CONVERSION_DB = 100.0
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,20 @@ def canonicalize(captured: onnx.ModelProto, feed: Feed) -> Canonical:
     import onnx_ir as ir
 
     _refuse_foreign(captured)
-    model = ir.from_proto(at_opset(captured))
+    converted = at_opset(captured)
+    model = ir.from_proto(converted)
+    _refuse_leftovers(model)
     check = _Check(captured, feed)
+    if converted is not captured:
+        check.conversion(captured, converted)
     applied: list[str] = []
     for rewrite in passes.sequence():
         if _apply(rewrite, model):
             check(ir.to_proto(model), rewrite.name)
             applied.append(rewrite.name)
     _refuse_leftovers(model)
+    # The last word, whatever the rewrites said of themselves.
+    check(ir.to_proto(model), "sequence as a whole")
     return Canonical(model, tuple(applied))
 
 
@@ -70,7 +80,7 @@ def at_opset(model: onnx.ModelProto, opset: int = OPSET) -> onnx.ModelProto:
     import onnx
     from onnx import version_converter
 
-    held = {entry.domain: entry.version for entry in model.opset_import}.get("", 0)
+    held = max((entry.version for entry in model.opset_import if entry.domain in _ONNX), default=0)
     if held == opset:
         return model
     if not 7 <= held <= 25:
@@ -98,25 +108,62 @@ class _Check:
     """Compares each stage with the captured model in float64, on one sample."""
 
     def __init__(self, captured: onnx.ModelProto, feed: Feed) -> None:
-        self._feed = feed
-        self._truth = Float64Run(captured)(feed)
-        self._floor = min(_EXACT_DB, self._quality(captured)) - _ALLOWED_LOSS_DB
+        truth = Float64Run(captured)
+        self._feed, self._truth = _telling(truth, feed)
+        quality = self._quality(captured)
+        if quality == -np.inf:
+            raise HubError(
+                "onnxruntime and float64 give different infinities, NaNs or shapes on the example", "give an example the model is finite on"
+            )
+        self._floor = min(_EXACT_DB, quality) - _ALLOWED_LOSS_DB
 
     def __call__(self, model: onnx.ModelProto, name: str) -> None:
         quality = self._quality(model)
         if not quality >= self._floor:
             raise HubError(f"rewrite {name} changed the model: {quality:.1f} dB, {self._floor:.1f} dB needed", "report this model")
 
+    def conversion(self, captured: onnx.ModelProto, converted: onnx.ModelProto) -> None:
+        """onnxruntime must answer both alike; the float64 truth of an old opset may itself come from the conversion, so cannot judge it."""
+        before, after = run_plain(captured, self._feed), run_plain(converted, self._feed)
+        quality = min(_sqnr(before[name].astype(np.float64), after[name]) for name in before)
+        if not quality >= _CONVERSION_DB:
+            raise HubError(
+                f"onnx's converter to opset {OPSET} changed the model: {quality:.1f} dB", f"export the student with opset {OPSET}"
+            )
+
     def _quality(self, model: onnx.ModelProto) -> float:
-        """The lowest SQNR in dB over the outputs; infinite when all are exact."""
+        """The lowest SQNR in dB over the outputs; infinite when all are exact, -infinite when an output is missing or of another shape."""
         results = run_plain(model, self._feed)
+        if list(results) != list(self._truth):
+            return -np.inf
         return min(_sqnr(self._truth[name], result) for name, result in results.items())
 
 
+def _telling(truth: Float64Run, feed: Feed) -> tuple[Feed, dict[str, NDArray[Any]]]:
+    """A feed that shows what a model computes, with the answer: an example of all zeros hides every weight, so it is drawn instead."""
+    random = np.random.default_rng(0)
+    if any(map(_is_flat, feed.values())):
+        drawn = {name: random.uniform(0, 1, array.shape).astype(array.dtype) if _is_flat(array) else array for name, array in feed.items()}
+        answer = truth(drawn)
+        if all(np.isfinite(array).all() for array in answer.values()):
+            return drawn, answer
+    return feed, truth(feed)
+
+
+def _is_flat(array: NDArray[Any]) -> bool:
+    return array.dtype.kind == "f" and array.size > 1 and bool((array == array.flat[0]).all())
+
+
 def _sqnr(truth: NDArray[Any], result: NDArray[Any]) -> float:
-    error = np.square(result.astype(np.float64) - truth).sum()
+    if result.shape != truth.shape:
+        return -np.inf
+    wanted, found = truth.astype(np.float64), result.astype(np.float64)
+    finite = np.isfinite(wanted)
+    if not np.array_equal(wanted[~finite], found[~finite], equal_nan=True) or not np.isfinite(found[finite]).all():
+        return -np.inf
+    error = np.square(found[finite] - wanted[finite]).sum()
     with np.errstate(divide="ignore"):
-        return float(10 * np.log10(np.square(truth.astype(np.float64)).sum() / error)) if error else float("inf")
+        return float(10 * np.log10(np.square(wanted[finite]).sum() / error)) if error else float("inf")
 
 
 def run_plain(model: onnx.ModelProto, feed: Feed, wanted: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
@@ -139,8 +186,13 @@ def plain_session(model: onnx.ModelProto) -> Callable[..., dict[str, NDArray[Any
     names = [output.name for output in session.get_outputs()]
 
     def run(feed: Feed, wanted: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-        chosen = list(wanted or names)
-        return dict(zip(chosen, session.run(chosen, dict(feed)), strict=True))
+        chosen = list(names if wanted is None else wanted)
+        if not chosen:  # onnxruntime would take an empty list for all
+            return {}
+        try:
+            return dict(zip(chosen, session.run(chosen, dict(feed)), strict=True))
+        except Exception as error:
+            raise HubError(f"onnxruntime cannot run the model ({one_line(error)})", "run the student on its example first") from error
 
     return run
 
@@ -148,16 +200,17 @@ def plain_session(model: onnx.ModelProto) -> Callable[..., dict[str, NDArray[Any
 def _refuse_foreign(model: onnx.ModelProto) -> None:
     """Before anything runs: operators that are neither ONNX's nor defined in the model itself."""
     defined = {(function.domain, function.name) for function in model.functions}
-    for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in defined:
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        if node.domain not in _ONNX and (node.domain, node.op_type) not in defined:
             raise HubError(f"{node.op_type} '{node.name}' is of domain '{node.domain}'", "export the student with ONNX operators only")
 
 
 def _refuse_leftovers(model: ir.Model) -> None:
-    for node in model.graph:
-        if node.domain not in ("", "ai.onnx"):
+    """HubError for a weight that holds NaN, and, once functions are inlined, for a foreign operator at any depth."""
+    for node in model.graph.all_nodes() if not model.functions else ():
+        if node.domain not in _ONNX:
             raise HubError(f"{node.op_type} '{node.name}' is of domain '{node.domain}'", "export the student with ONNX operators only")
-    for value in model.graph.initializers.values():
+    for value in (value for graph in model.graphs() for value in graph.initializers.values()):
         array = value.const_value.numpy() if value.const_value is not None else np.zeros(0)
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise HubError(f"weight '{value.name}' holds NaN", "load weights from a training run that did not diverge")

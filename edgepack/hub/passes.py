@@ -41,7 +41,9 @@ class Rewrite:
     def __call__(self, model: ir.Model) -> Outcome:
         """Apply between the two conditions; HubError naming this rewrite when one does not hold."""
         self._demand(self.requires(model), "needs")
+        names = [value.name or "" for value in model.graph.outputs]
         modified = self.apply(model)
+        _keep_output_names(model.graph, names)
         self._demand(self.ensures(model), "did not leave")
         return Outcome(modified)
 
@@ -77,6 +79,23 @@ def after_pinning() -> list[Rewrite]:
     return [by_name[name] for name in chosen]
 
 
+def _keep_output_names(graph: ir.Graph, names: list[str]) -> None:
+    """Outputs keep their names and number when a pass finds that two of them are one value: the second becomes an Identity."""
+    import onnx_ir as ir
+
+    kept: set[int] = set()
+    for index, name in enumerate(names):
+        value = graph.outputs[index]
+        if id(value) in kept:
+            copy = ir.node("Identity", [value], name=f"Identity_{name}")
+            copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
+            graph.append(copy)
+            graph.outputs[index] = value = copy.outputs[0]
+        kept.add(id(value))
+        if value.name != name:
+            value.name = name
+
+
 def _run(model: ir.Model, *ir_passes: Any) -> bool:
     """All of the passes, in order; whether any of them changed the model."""
     modified = [run(model).modified for run in ir_passes]
@@ -96,7 +115,18 @@ def _no_functions(model: ir.Model) -> str | None:
 def _embed_constants(model: ir.Model) -> bool:
     from onnx_ir.passes import common
 
-    return _run(model, common.LiftConstantsToInitializersPass(lift_all_constants=True), common.RemoveInitializersFromInputsPass())
+    # The pass leaves constants of fewer than 16 elements alone unless told otherwise.
+    lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+    modified = _run(model, lift, common.RemoveInitializersFromInputsPass())
+    _refuse_constant_outputs(model)
+    return modified
+
+
+def _refuse_constant_outputs(model: ir.Model) -> None:
+    for value in model.graph.outputs:
+        producer = value.producer()
+        if value.is_initializer() or (producer is not None and producer.op_type == "Constant"):
+            raise HubError(f"output '{value.name}' is a constant, whatever the inputs are", "leave it out of the student's outputs")
 
 
 def _no_constant_nodes(model: ir.Model) -> str | None:
@@ -146,9 +176,19 @@ def _fold_patterns(model: ir.Model) -> bool:
 def _no_batch_norm_after_linear(model: ir.Model) -> str | None:
     for node in model.graph:
         producer = node.inputs[0].producer() if node.op_type == "BatchNormalization" and node.inputs[0] is not None else None
-        if producer is not None and producer.op_type in ("Conv", "Gemm") and len(list(producer.outputs[0].uses())) == 1:
+        if producer is not None and producer.op_type in ("Conv", "Gemm") and _can_absorb(producer, node):
             return f"{label(node)} still follows {label(producer)}"
     return None
+
+
+def _can_absorb(linear: ir.Node, norm: ir.Node) -> bool:
+    """Only ``norm`` reads the product, and the weights of both are constants that no other node reads."""
+    product, own = linear.outputs[0], [value for value in linear.inputs[1:] if value is not None]
+    if product.is_graph_output() or len(list(product.uses())) != 1 or attribute(norm, "training_mode", 0):
+        return False
+    if any(constant(value) is None for value in (*own, *norm.inputs[1:])):
+        return False
+    return all(use.node is linear for value in own for use in value.uses())
 
 
 def _normalize_gemm(model: ir.Model) -> bool:
@@ -169,18 +209,19 @@ def _plain_gemm(graph: ir.Graph, node: ir.Node) -> bool:
     plain = (weight if transposed else weight.T) * weight.dtype.type(alpha)
     node.replace_input_with(1, _initializer(graph, f"{node.inputs[1].name}/{node.name}", np.ascontiguousarray(plain)))  # type: ignore[union-attr]
     if bias is not None:
-        full = np.broadcast_to(bias * bias.dtype.type(beta), (plain.shape[0],)) if bias.ndim < 2 or bias.shape[0] == 1 else None
-        if full is None:
+        if bias.ndim == 2 and bias.shape[0] != 1:
             raise HubError(f"{label(node)} has a bias of shape {bias.shape}, one for each row", "give the layer one bias for each output")
-        node.replace_input_with(2, _initializer(graph, f"{node.inputs[2].name}/{node.name}", np.ascontiguousarray(full.reshape(-1))))  # type: ignore[union-attr]
-    _set_attributes(node, {"transB": 1})
+        full = np.broadcast_to(bias.reshape(-1) * bias.dtype.type(beta), (plain.shape[0],))
+        node.replace_input_with(2, _initializer(graph, f"{node.inputs[2].name}/{node.name}", np.ascontiguousarray(full)))  # type: ignore[union-attr]
+    _set_attributes(node, {"transB": 1, "alpha": None, "beta": None})
     return True
 
 
 def _gemm_is_plain(node: ir.Node) -> bool:
-    bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    weight, bias = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else None
     scaled = attribute(node, "alpha", 1.0) != 1.0 or (bias is not None and attribute(node, "beta", 1.0) != 1.0)
-    return attribute(node, "transB", 0) == 1 and not scaled and (bias is None or bias.ndim == 1)
+    fits = bias is None or weight is None or bias.shape == weight.shape[:1]
+    return attribute(node, "transB", 0) == 1 and not scaled and fits
 
 
 def _gemms_are_plain(model: ir.Model) -> str | None:
@@ -209,6 +250,8 @@ def _is_mean_over_space(node: ir.Node) -> bool:
     source = node.inputs[0] if node.op_type == "ReduceMean" else None
     axes = constant(node.inputs[1]) if source is not None and len(node.inputs) > 1 else None
     if source is None or axes is None or source.shape is None or len(source.shape) != 4 or node.outputs[0].shape is None:
+        return False
+    if source.dtype is None or not source.dtype.is_floating_point():
         return False
     return sorted(int(axis) % 4 for axis in axes) == [2, 3]
 

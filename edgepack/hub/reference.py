@@ -1,64 +1,163 @@
-"""The float64 run of an ONNX graph: onnx's own reference evaluator over a model whose every float32 became float64."""
+"""The float64 run of an ONNX graph: onnx's own reference evaluator over a model whose every real number became float64."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.errors import one_line
+from edgepack.hub.graph import HubError
+
 if TYPE_CHECKING:
     import onnx
+
+Arrays = dict[str, NDArray[Any]]
+# Attributes that name an element type.
+_TYPE_ATTRIBUTES = {("Cast", "to"), ("EyeLike", "dtype"), ("GroupNormalization", "stash_type")}
 
 
 class Float64Run:
     """A real-valued ONNX model evaluated in float64.
 
     Source: ``onnx.reference.ReferenceEvaluator``, numpy implementations of the operator specification, independent of onnxruntime.
+    A model of an older opset that the evaluator cannot run is evaluated as ONNX's own converter spells it at the hub's opset.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        from onnx.reference import ReferenceEvaluator
+        self._names = [output.name for output in model.graph.output]
+        self._model = model
+        self._evaluator: Any = None
 
-        promoted = _promote(model)
-        self._names = [output.name for output in promoted.graph.output]
-        self._evaluator = ReferenceEvaluator(promoted)
+    def __call__(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Outputs by name; real-valued inputs are promoted.
 
-    def __call__(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Outputs by name; float32 inputs are promoted."""
-        double = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feed.items()}
-        return dict(zip(self._names, self._evaluator.run(None, double), strict=True))
+        Raises:
+            HubError: the evaluator does not know an operator, or not in this form.
+        """
+        double = {name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in feed.items()}
+        if self._evaluator is not None:
+            return self._named(self._evaluator.run(None, double))
+        try:
+            evaluator = _evaluator(self._model)
+            results = evaluator.run(None, double)
+        except Exception as error:
+            evaluator = self._converted(error)
+            results = _run(evaluator, double)
+        self._evaluator = evaluator
+        return self._named(results)
+
+    def _converted(self, error: Exception) -> Any:
+        from edgepack.hub.canonical import at_opset
+
+        converted = at_opset(self._model)
+        if converted is self._model:
+            raise _cannot(error) from error
+        return _evaluator(converted)
+
+    def _named(self, results: list[NDArray[Any]]) -> Arrays:
+        return dict(zip(self._names, results, strict=True))
+
+
+def _run(evaluator: Any, feed: Arrays) -> list[NDArray[Any]]:
+    try:
+        results: list[NDArray[Any]] = evaluator.run(None, feed)
+    except Exception as error:
+        raise _cannot(error) from error
+    return results
+
+
+def _cannot(error: Exception) -> HubError:
+    return HubError(f"the model cannot be evaluated in float64 ({one_line(error)})", "write that operator of the student in another way")
+
+
+def _evaluator(model: onnx.ModelProto) -> Any:
+    from onnx.reference import ReferenceEvaluator
+
+    return ReferenceEvaluator(_promote(model), new_ops=[_grouped_conv_transpose()])
+
+
+def _grouped_conv_transpose() -> Any:
+    """ConvTranspose by groups: onnx 1.23's own gives wrong shapes for more than one group. Each group alone is onnx's."""
+    from onnx.reference.ops import op_conv_transpose
+
+    one_group: Any = op_conv_transpose.ConvTranspose._run
+
+    class ConvTranspose(op_conv_transpose.ConvTranspose):
+        def _run(self, x: Any, w: Any, b: Any = None, group: Any = 1, **attributes: Any) -> Any:  # type: ignore[override]
+            xs, ws = np.split(x, group, axis=1), np.split(w, group, axis=0)
+            bs = np.split(b, group) if b is not None else [None] * group
+            parts = [one_group(self, *part, group=1, **attributes)[0] for part in zip(xs, ws, bs, strict=True)]
+            return (np.concatenate(parts, axis=1),)
+
+    return ConvTranspose
 
 
 def _promote(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
+    from onnx import inliner
 
     promoted = onnx.ModelProto()
-    promoted.CopyFrom(model)
-    graph = promoted.graph
-    for tensor in graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            tensor.CopyFrom(_doubled(tensor))
-    for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
-            value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
-    del graph.value_info[:]
-    _promote_nodes(graph.node)
+    promoted.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
+    opset = max((entry.version for entry in promoted.opset_import if not entry.domain), default=0)
+    _promote_graph(promoted.graph, opset)
     return promoted
 
 
-def _promote_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
-    """Constants and casts inside the graph, subgraphs included."""
+def _promote_graph(graph: onnx.GraphProto, opset: int) -> None:
+    """Initializers, declared types and nodes, subgraphs included."""
     import onnx
 
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == onnx.TensorProto.FLOAT:
-                attribute.t.CopyFrom(_doubled(attribute.t))
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == onnx.TensorProto.FLOAT:
-                attribute.i = onnx.TensorProto.DOUBLE
-            _promote_nodes(attribute.g.node)
+    for tensor in graph.initializer:
+        if _is_real(tensor.data_type):
+            tensor.CopyFrom(_doubled(tensor))
+    for value in (*graph.input, *graph.output):
+        if _is_real(value.type.tensor_type.elem_type):
+            value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    del graph.value_info[:]
+    for node in graph.node:
+        _promote_node(node, opset)
+
+
+def _promote_node(node: onnx.NodeProto, opset: int) -> None:
+    """Constants, casts and subgraphs of a node."""
+    import onnx
+
+    if node.op_type == "GroupNormalization" and opset >= 21 and not any(held.name == "stash_type" for held in node.attribute):
+        node.attribute.append(onnx.helper.make_attribute("stash_type", onnx.TensorProto.FLOAT))
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.TENSOR and _is_real(attribute.t.data_type):
+            attribute.t.CopyFrom(_doubled(attribute.t))
+        if (node.op_type, attribute.name) in _TYPE_ATTRIBUTES and _is_real(attribute.i):
+            attribute.i = onnx.TensorProto.DOUBLE
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            _promote_graph(attribute.g, opset)
+    _spell_out_constant(node)
+
+
+def _spell_out_constant(node: onnx.NodeProto) -> None:
+    """float32 that no tensor spells: Constant's value_float and value_floats, and ConstantOfShape's default."""
+    import onnx
+
+    given = {attribute.name: attribute for attribute in node.attribute}
+    value: NDArray[np.float64] | None = None
+    if node.op_type == "ConstantOfShape" and not given:
+        value = np.zeros(1)
+    elif node.op_type == "Constant" and "value_float" in given:
+        value = np.asarray(given["value_float"].f, np.float64)
+    elif node.op_type == "Constant" and "value_floats" in given:
+        value = np.asarray(given["value_floats"].floats, np.float64)
+    if value is not None:
+        del node.attribute[:]
+        node.attribute.append(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(value)))
+
+
+def _is_real(data_type: int) -> bool:
+    import onnx
+
+    return data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 def _doubled(tensor: onnx.TensorProto) -> onnx.TensorProto:

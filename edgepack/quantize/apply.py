@@ -19,6 +19,7 @@ from edgepack.quantize.constraints import (
     Demands,
     QuantizeError,
     affine,
+    channel_axis,
     constants_of,
     resolve,
     touched_values,
@@ -44,7 +45,8 @@ def quantize_static(model: ir.Model, ranges: Ranges, demands: Demands) -> tuple[
         )
     constraints, kept = resolve(integer_nodes(quantized.graph), ranges, demands)
     if not kept:
-        raise QuantizeError("no node of the student can be quantized", "build this student with scheme fp32")
+        reason = next((f": '{name}' stays real, {why}" for name, why in constraints.real.items()), "")
+        raise QuantizeError(f"no node of the student can be quantized{reason}", "build this student with scheme fp32")
     _Writer(quantized.graph, constraints).write(kept)
     drop_unused(quantized)
     return quantized, constraints
@@ -120,8 +122,7 @@ class _Writer:
     def _encode_linear(self, node: ir.Node, original: list[ir.Value | None]) -> None:
         """int8 weights per output channel, int32 bias at scale s_in * s_w (a bias of zeros is added where there was none)."""
         roles = constants_of(node)
-        weight, source = roles["weight"], original[0]
-        axis = 1 if node.op_type == "MatMul" else 0
+        weight, source, axis = roles["weight"], original[0], channel_axis(node)
         assert source is not None
         input_scale = self._constraints.activations[self._name_of[id(source)]].scale
         encoding = weight_encoding(weight, axis, roles.get("bias"), input_scale, self._constraints.demands)

@@ -6,7 +6,7 @@ encoding their kernels prescribe; scales that Core ML computes in fp16 are round
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from edgepack.calibration.observe import Ranges
 from edgepack.errors import InputError
 from edgepack.hub.graph import constant
 from edgepack.quantize.encoding import Encoding
-from edgepack.quantize.placement import FIXED_OUTPUT, SAME_ENCODING, activation_inputs, fuses
+from edgepack.quantize.placement import FIXED_OUTPUT, LINEAR, SAME_ENCODING, activation_inputs, fuses
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -88,24 +88,97 @@ def resolve(nodes: Iterable[ir.Node], ranges: Ranges, demands: Demands) -> tuple
         nodes: what placement chose, in graph order.
 
     Returns:
-        The constraints, and the nodes that remain integer: a node that would tie two prescribed encodings together is left real.
+        The constraints, and the nodes that remain integer: a node whose tensors no encoding holds together, or whose scales fp16 cannot
+        hold, is left real.
 
     Raises:
         QuantizeError: a tensor has no observed range.
     """
-    ties = _Ties()
-    kept: list[ir.Node] = []
     real: dict[str, str] = {}
+    kept, groups = _tied(nodes, ranges, demands, real)
+    while lost := _underflows(kept, groups, ranges, demands):
+        real.update(lost)
+        kept, groups = _tied((node for node in kept if node.name not in lost), ranges, demands, real)
+    _refuse_overflow(groups, ranges, demands)
+    activations = {name: _encode(group, ranges, demands) for group in groups for name in group.values}
+    shared = tuple(group.values for group in groups if len(group.values) > 1)
+    return Constraints(demands, activations, shared, real), kept
+
+
+def _tied(nodes: Iterable[ir.Node], ranges: Ranges, demands: Demands, real: dict[str, str]) -> tuple[list[ir.Node], list[_Group]]:
+    """The nodes that can be tied and the groups they tie; why a node cannot goes into ``real``."""
+    ties = _Ties(lambda name: _bounds(name, ranges, demands.method))
+    kept: list[ir.Node] = []
     for node in nodes:
         clash = ties.add(node)
         if clash:
             real[node.name or ""] = clash
         else:
             kept.append(node)
-    groups = ties.groups(value for node in kept for value in touched_values(node))
-    activations = {name: _encode(group, ranges, demands) for group in groups for name in group.values}
-    shared = tuple(group.values for group in groups if len(group.values) > 1)
-    return Constraints(demands, activations, shared, real), kept
+    return kept, ties.groups(value for node in kept for value in touched_values(node))
+
+
+def _underflows(kept: list[ir.Node], groups: list[_Group], ranges: Ranges, demands: Demands) -> dict[str, str]:
+    """Nodes that lose their numbers because fp16 holds no scale as small as theirs, with the reason."""
+    if demands.scale_dtype != "float16":
+        return {}
+    short = {name for group in groups if _is_short(group, ranges, demands) for name in group.values}
+    found: dict[str, str] = {}
+    for node in kept:
+        name = next((name for name in touched_values(node) if name in short), "")
+        if name:
+            found[node.name or ""] = f"'{name}' has a range so small that its scale is no fp16 number"
+        elif node.op_type in LINEAR and _weights_underflow(node, ranges):
+            found[node.name or ""] = "its weights are so small that their scales are no fp16 numbers"
+    return found
+
+
+def _refuse_overflow(groups: list[_Group], ranges: Ranges, demands: Demands) -> None:
+    """QuantizeError for a tensor that reaches beyond the numbers a target computes in."""
+    limit = float(np.finfo(demands.scale_dtype).max)
+    for name in (name for group in groups for name in group.values):
+        reach = max(map(abs, _bounds(name, ranges, demands.method)))
+        if reach > limit:
+            targets = ", ".join(demands.targets) or "a target"
+            raise QuantizeError(
+                f"tensor '{name}' reaches {reach:.3g}, beyond {demands.scale_dtype}, in which one of {targets} computes w8a8",
+                "scale the student's numbers down, or build that target with scheme fp32",
+            )
+
+
+def _is_short(group: _Group, ranges: Ranges, demands: Demands) -> bool:
+    """Whether a range that is not empty needs a scale below the smallest normal fp16 number."""
+    if group.prescribed is not None:
+        return False
+    low, high = _joint_bounds(group, ranges, demands)
+    return 0 < max(high, 0.0) - min(low, 0.0) < 255 * _SMALLEST_FP16_NORMAL
+
+
+def _weights_underflow(node: ir.Node, ranges: Ranges) -> bool:
+    """Whether fp16's smallest scale costs an output channel more than one code of the output.
+
+    A weight held at scale s is off by s / sqrt(12), a sum of K of them by sqrt(K) times that; a channel whose weights all round to zero
+    loses no more than their whole sum. Channels that training or a folded BatchNormalization has silenced lose nothing that counts.
+    """
+    source, weight = node.inputs[0], constants_of(node)["weight"].astype(np.float64)
+    assert source is not None
+    magnitudes = np.abs(np.moveaxis(weight, channel_axis(node), 0).reshape(weight.shape[channel_axis(node)], -1))
+    floored = magnitudes[(magnitudes.max(axis=1) > 0) & (magnitudes.max(axis=1) < 127 * _SMALLEST_FP16_NORMAL)]
+    rounding = _SMALLEST_FP16_NORMAL * np.sqrt(magnitudes.shape[1] / 12)
+    reach = max(map(abs, _bounds(source.name or "", ranges, "minmax")))
+    step = affine(*_bounds(_written(node), ranges, "minmax")).scale
+    return bool((np.minimum(rounding, floored.sum(axis=1)) * reach > step).any())
+
+
+def _written(node: ir.Node) -> str:
+    """Name of the tensor a node leaves as codes: its output, or that of the activation folded into it."""
+    value = node.outputs[0]
+    return (next(iter(value.uses())).node.outputs[0] if _is_inside_fusion(value) else value).name or ""
+
+
+def channel_axis(node: ir.Node) -> int:
+    """The axis of a linear node's weight that counts its output channels."""
+    return 1 if node.op_type == "MatMul" else 0
 
 
 def touched_values(node: ir.Node) -> list[str]:
@@ -123,7 +196,8 @@ def _is_inside_fusion(value: ir.Value) -> bool:
 class _Ties:
     """Union-find over value names, each set with at most one prescribed encoding."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Callable[[str], tuple[float, float]]) -> None:
+        self._bounds = bounds
         self._parent: dict[str, str] = {}
         self._prescribed: dict[str, tuple[float, int]] = {}
 
@@ -144,12 +218,18 @@ class _Ties:
         encodings = {self._prescribed[root] for root in roots if root in self._prescribed}
         if len(encodings) > 1:
             return f"it joins tensors whose kernels prescribe different encodings ({', '.join(names)})"
+        clipped = next((name for encoding in encodings for name in self._members(roots) if not _holds(encoding, self._bounds(name))), "")
+        if clipped:
+            return f"it joins '{clipped}' with a tensor whose kernel prescribes a range too narrow for it"
         first, *others = sorted(roots)
         for other in others:
             self._parent[other] = first
         if encodings:
             self._prescribed[first] = encodings.pop()
         return None
+
+    def _members(self, roots: set[str]) -> list[str]:
+        return [name for name in list(self._parent) if self._find(name) in roots]
 
     def _find(self, name: str) -> str:
         while (parent := self._parent.setdefault(name, name)) != name:
@@ -166,8 +246,19 @@ class _Ties:
 def _encode(group: _Group, ranges: Ranges, demands: Demands) -> ActivationEncoding:
     if group.prescribed is not None:
         return ActivationEncoding(*group.prescribed)
+    return affine(*_joint_bounds(group, ranges, demands), demands.scale_dtype)
+
+
+def _joint_bounds(group: _Group, ranges: Ranges, demands: Demands) -> tuple[float, float]:
+    """The range that covers every value of a group."""
     bounds = [_bounds(name, ranges, demands.method) for name in group.values]
-    return affine(min(low for low, _ in bounds), max(high for _, high in bounds), demands.scale_dtype)
+    return min(low for low, _ in bounds), max(high for _, high in bounds)
+
+
+def _holds(encoding: tuple[float, int], bounds: tuple[float, float]) -> bool:
+    """Whether uint8 codes of a prescribed encoding reach both bounds, to within one step (a Sigmoid's 1 is held as 255/256)."""
+    scale, zero_point = encoding
+    return -scale * (zero_point + 1) <= bounds[0] and bounds[1] <= scale * (256 - zero_point)
 
 
 def _bounds(name: str, ranges: Ranges, method: str) -> tuple[float, float]:
@@ -201,11 +292,12 @@ def round_scales(scales: NDArray[Any], dtype: str) -> NDArray[np.float32]:
 def weight_encoding(weight: NDArray[Any], axis: int, bias: NDArray[Any] | None, input_scale: float, demands: Demands) -> Encoding:
     """Symmetric int8 codes in [-127, 127], a scale for each channel along ``axis``.
 
-    A channel's scale is also kept large enough that its int32 bias, held at input_scale * scale, cannot overflow.
+    A channel's scale is also kept large enough that its int32 bias, held at input_scale * scale, cannot overflow. A channel of zeros
+    takes the largest scale of the others: any would do for its weights, but its bias is held in steps of input_scale * scale.
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
     largest = np.abs(weight).max(axis=others).astype(np.float64)
-    scales = np.where(largest > 0, largest / 127, 1.0)
+    scales = np.where(largest > 0, largest, largest.max() or 1.0) / 127
     if bias is not None:
         scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (input_scale * _LARGEST_BIAS_CODE))
     rounded = round_scales(scales, demands.scale_dtype)

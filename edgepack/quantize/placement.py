@@ -23,6 +23,8 @@ MOVES = frozenset(
 SAME_ENCODING = MOVES | {"AveragePool", "Pad"}
 # Integer kernels everywhere, with encodings of their own.
 FREE = frozenset({"Add", "Sub", "Mul", "ReduceMean", "GlobalAveragePool", "Relu", "Clip", "LeakyRelu"})
+# Where a function has a pole or an unbounded slope at zero: operator and input.
+_POLES = {"Div": 1, "Reciprocal": 0, "Sqrt": 0, "Log": 0}
 # Output encodings that TFLite's kernels prescribe.
 FIXED_OUTPUT = frozenset({"Sigmoid", "Tanh"})
 
@@ -38,15 +40,42 @@ def integer_nodes(graph: ir.Graph) -> list[ir.Node]:
     """The nodes that compute on codes, in graph order.
 
     A linear node whose weights are computed stays real, so does a node without a real-valued activation input, and so does a
-    code-moving node that no integer node feeds (nothing would be gained but a rounding).
+    code-moving node that no integer node feeds (nothing would be gained but a rounding). So do islands of elementwise arithmetic amid
+    real nodes, and what is divided by, rooted or logged next: one code next to zero is all the difference there (the epsilon of a
+    normalization is less than one code).
     """
     chosen: list[ir.Node] = []
     held: set[int] = set()
     for node in graph:
-        if _can(node) and _worth(node, held):
+        if _can(node) and _worth(node, held) and not _feeds_pole(node):
             chosen.append(node)
             held.add(id(node))
-    return chosen
+    return _without_islands(chosen)
+
+
+def _feeds_pole(node: ir.Node) -> bool:
+    """Whether the result of an elementwise node is read where a function grows without bound near zero."""
+    return node.op_type in FREE and any(_POLES.get(use.node.op_type) == use.idx for value in node.outputs for use in value.uses())
+
+
+def _without_islands(chosen: list[ir.Node]) -> list[ir.Node]:
+    """The nodes that a chain of chosen nodes connects with a weighted one or with an input of the graph."""
+    by_id = {id(node): node for node in chosen}
+    reached: set[int] = set()
+    waiting = [node for node in chosen if node.op_type in LINEAR or any(value.producer() is None for value in activation_inputs(node))]
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in reached and id(node) in by_id:
+            reached.add(id(node))
+            waiting += _neighbours(node)
+    return [node for node in chosen if id(node) in reached]
+
+
+def _neighbours(node: ir.Node) -> list[ir.Node]:
+    """Who writes what the node reads as activations, and who reads what it writes."""
+    before = [value.producer() for value in activation_inputs(node)]
+    after = [use.node for value in node.outputs for use in value.uses()]
+    return [other for other in (*before, *after) if other is not None]
 
 
 def _can(node: ir.Node) -> bool:

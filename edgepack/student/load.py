@@ -64,9 +64,11 @@ def load_function(file: Path, function: str) -> Callable[..., Any]:
     Raises:
         StudentError: the file does not exist, does not import, or has no such function.
     """
+    if file.suffix != ".py":
+        raise StudentError(f"'{file.name}' is no Python file", "give file.py:function")
     if not file.is_file():
         raise StudentError(f"{file} does not exist", "give file.py:function")
-    sys.path.insert(0, str(file.parent.resolve()))
+    _prefer_siblings(file.parent.resolve())
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -81,6 +83,20 @@ def load_function(file: Path, function: str) -> Callable[..., Any]:
     if not callable(found):
         raise StudentError(f"{file.name} has no function '{function}'", f"name a function of {file.name} after the colon")
     return found  # type: ignore[no-any-return]
+
+
+# Folders of user files loaded so far in this process.
+_folders: set[Path] = set()
+
+
+def _prefer_siblings(folder: Path) -> None:
+    """Put ``folder`` first on the path, and forget what another user's folder gave: its ``model.py`` is not this one's."""
+    for name, module in list(sys.modules.items()):
+        origin = getattr(module, "__file__", None)
+        if origin and Path(origin).parent in _folders - {folder}:
+            del sys.modules[name]
+    _folders.add(folder)
+    sys.path[:] = [str(folder), *(entry for entry in sys.path if entry != str(folder))]
 
 
 def _from_exported(file: Path, _: str) -> Student:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgepack.errors import one_line
 from edgepack.hub.graph import OPSET
-from edgepack.student.spec import ImagePreprocessing, StudentDescription, StudentError, TensorSpec
+from edgepack.student.spec import ImagePreprocessing, StudentDescription, StudentError, TensorSpec, refuse_unfitting_labels
 
 Feed = Mapping[str, NDArray[Any]]
 Arrays = dict[str, NDArray[Any]]
@@ -81,18 +83,21 @@ class Student:
         """
         inputs, outputs = _specs(self.inputs), _specs(self.outputs)
         if isinstance(self.module, (str, Path)):
+            if len(self.example_inputs):
+                raise StudentError("example_inputs were given for an .onnx file, whose examples are drawn", "leave example_inputs out")
             return OnnxProgram(Path(self.module), inputs, outputs)
-        return TorchProgram(self.module, tuple(self.example_inputs), inputs, outputs)
+        return TorchProgram(self.module, _tensors(self.example_inputs), inputs, outputs)
 
     def describe(self, source: str) -> StudentDescription:
         """Everything but the weights; ``source`` says where the student came from."""
         program = self.program
         inputs = tuple(self._with_range(spec) for spec in program.inputs)
         labels = tuple(str(label) for label in self.labels)
+        refuse_unfitting_labels(labels, program.outputs)
         return StudentDescription(self.name, source, inputs, program.outputs, self.preprocessing, labels, self.licence, program.parameters)
 
     def _with_range(self, spec: TensorSpec) -> TensorSpec:
-        if spec.value_range is not None or self.preprocessing is None:
+        if spec.value_range is not None or self.preprocessing is None or len(self.program.inputs) != 1:
             return spec
         return TensorSpec(spec.name, spec.dtype, spec.shape, spec.layout, self.preprocessing.value_range)
 
@@ -105,12 +110,14 @@ class TorchProgram:
 
         self._exported = module if isinstance(module, torch.export.ExportedProgram) else None
         self._module = _evaluated(module)
-        self._example = example or _exported_example(module)
+        # Copies: torch.export takes two examples that are one tensor for one input.
+        self._example = tuple(tensor.clone() for tensor in example or _exported_example(module))
         if not self._example:
             raise StudentError("the student has no example inputs", "pass example_inputs=(tensor, ...) to Student")
-        results = self._forward(self._module, self._example)
+        keys, results = self._forward(self._module, self._example)
         self.inputs = _fill(inputs or _exported_inputs(module, len(self._example)), self._example, "input")
-        self.outputs = _fill(outputs or tuple(TensorSpec(f"output_{index}") for index in range(len(results))), results, "output")
+        self.outputs = _fill(_in_order_of(keys, outputs), results, "output")
+        _refuse_shared_names((*self.inputs, *self.outputs))
         self._refuse_non_finite(results)
 
     @property
@@ -124,8 +131,11 @@ class TorchProgram:
         return self._run(self._module, feed, lambda tensor: tensor)
 
     def run_float64(self, feed: Feed) -> Arrays:
+        from edgepack.student.double import everything_in_float64
+
         double = self._double()
-        return self._run(double, feed, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+        with everything_in_float64():
+            return self._run(double, feed, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
     def capture(self, path: Path) -> None:
         import onnx
@@ -138,8 +148,6 @@ class TorchProgram:
                 example,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[spec.name for spec in self.inputs],
-                output_names=[spec.name for spec in self.outputs],
                 dynamic_shapes=dynamic,
                 verbose=False,
             )
@@ -147,6 +155,7 @@ class TorchProgram:
             raise StudentError(
                 f"torch.onnx.export cannot capture the student ({one_line(error)})", "see the log; rewrite that part of forward"
             ) from error
+        _name_ends(program.model.graph, [spec.name for spec in self.inputs], [spec.name for spec in self.outputs])
         onnx.save(program.model_proto, path)
 
     def _capture_arguments(self) -> tuple[Any, tuple[Any, ...], Any]:
@@ -168,17 +177,19 @@ class TorchProgram:
         import torch
 
         arguments = tuple(convert(torch.from_numpy(np.ascontiguousarray(feed[spec.name]))) for spec in self.inputs)
-        results = self._forward(module, arguments)
+        _, results = self._forward(module, arguments)
         return {spec.name: tensor.numpy() for spec, tensor in zip(self.outputs, results, strict=True)}
 
     @staticmethod
-    def _forward(module: Any, arguments: tuple[Any, ...]) -> list[Any]:
+    def _forward(module: Any, arguments: tuple[Any, ...]) -> tuple[list[str], list[Any]]:
+        """(names, tensors) in the order in which they are exported; names are the keys of a flat dict, else output_0, output_1, ..."""
         import torch
         from torch.utils._pytree import tree_leaves
 
         try:
             with torch.inference_mode():
-                leaves = tree_leaves(module(*arguments))
+                returned = module(*arguments)
+                leaves = tree_leaves(returned)
         except Exception as error:
             raise StudentError(
                 f"the student's forward raised {one_line(error)}", "make forward(*example_inputs) run in eval mode"
@@ -186,7 +197,9 @@ class TorchProgram:
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if len(tensors) != len(leaves) or not tensors:
             raise StudentError("the student returns something that is not a tensor", "return tensors, or a tuple or dict of them")
-        return [tensor.detach().clone() for tensor in tensors]
+        is_flat = isinstance(returned, Mapping) and len(returned) == len(leaves)
+        keys = [str(key) for key in returned] if is_flat else [f"output_{index}" for index in range(len(leaves))]
+        return keys, [tensor.detach().clone() for tensor in tensors]
 
     def _refuse_non_finite(self, results: Sequence[Any]) -> None:
         for name, tensor in self._module.state_dict().items():
@@ -260,6 +273,56 @@ class OnnxProgram:
                 raise StudentError(f"weight '{tensor.name}' holds NaN", "load weights from a training run that did not diverge")
 
 
+def _name_ends(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give inputs and outputs the student's names; a value inside that has one of them (the exporter names them "relu") gives way.
+
+    Raises:
+        StudentError: the capture lost an input or output.
+    """
+    ends, names = [*graph.inputs, *graph.outputs], [*inputs, *outputs]
+    if (len(graph.inputs), len(graph.outputs)) != (len(inputs), len(outputs)):
+        raise StudentError(
+            f"the captured graph has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs, not {len(inputs)} and {len(outputs)}",
+            "let forward use every input, and return tensors it computes",
+        )
+    inside = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
+    taken = {value.name for value in inside} | set(names)
+    for value in inside:
+        if value.name in names:
+            taken.add(_rename_apart(value, taken))
+    for value, name in zip(ends, names, strict=True):
+        value.name = name
+
+
+def _rename_apart(value: Any, taken: set[str]) -> str:
+    name = next(candidate for count in itertools.count(1) if (candidate := f"{value.name}_{count}") not in taken)
+    value.name = name
+    return name
+
+
+def _tensors(given: Sequence[Any]) -> tuple[Any, ...]:
+    """The example inputs, once they are known to be a sequence of tensors on the CPU that numpy can hold."""
+    import torch
+
+    if isinstance(given, torch.Tensor):
+        raise StudentError("example_inputs is one tensor, not a sequence of them", "write example_inputs=(tensor,)")
+    for index, item in enumerate(given):
+        if not isinstance(item, torch.Tensor):
+            raise StudentError(f"example input {index} is a {type(item).__name__}", "give tensors; wrap the module if forward takes others")
+        if item.device.type != "cpu":
+            raise StudentError(f"example input {index} is on {item.device}", "move the module and its examples to the CPU with .cpu()")
+        if item.dtype == torch.bfloat16:
+            raise StudentError(f"example input {index} is bfloat16, which numpy and the runtimes lack", "convert the student with .float()")
+    return tuple(given)
+
+
+def _refuse_shared_names(specs: Sequence[TensorSpec]) -> None:
+    counts = Counter(spec.name for spec in specs)
+    shared = [name for name, count in counts.items() if count > 1 or not name]
+    if shared:
+        raise StudentError(f"the name '{shared[0]}' stands for {counts[shared[0]]} tensors", "give each input and output its own name")
+
+
 def _specs(given: Sequence[TensorSpec | str]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(item) if isinstance(item, str) else item for item in given)
 
@@ -273,18 +336,46 @@ def _evaluated(module: Any) -> Any:
         raise StudentError("the student is a TorchScript module, which torch.export refuses", "pass the nn.Module it was made from")
     if not isinstance(module, torch.nn.Module):
         raise StudentError(f"the student's module is a {type(module).__name__}", "pass a torch.nn.Module or the path of an .onnx file")
+    elsewhere = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers()) if tensor.device.type != "cpu"}
+    if elsewhere:
+        raise StudentError(f"the student's weights are on {min(elsewhere)}", "move the module and its examples to the CPU with .cpu()")
     return module.eval()
 
 
 def _exported_example(module: Any) -> tuple[Any, ...]:
-    inputs = getattr(module, "example_inputs", None)
-    return tuple(inputs[0]) if inputs else ()
+    import torch
+
+    if not isinstance(module, torch.export.ExportedProgram) or not module.example_inputs:
+        return ()
+    positional, keywords = module.example_inputs
+    if keywords:
+        raise StudentError(f"the program was exported with keyword arguments ({', '.join(keywords)})", "export it with positional ones")
+    return _tensors(positional)
 
 
 def _exported_inputs(module: Any, count: int) -> tuple[TensorSpec, ...]:
-    signature = getattr(module, "graph_signature", None)
-    names = signature.user_inputs if signature is not None else [f"input_{index}" for index in range(count)]
+    import torch
+
+    exported = isinstance(module, torch.export.ExportedProgram)
+    names = module.graph_signature.user_inputs if exported else [f"input_{index}" for index in range(count)]
     return tuple(TensorSpec(str(name)) for name in names)
+
+
+def _in_order_of(keys: list[str], specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Specs in the order of what forward returns: by key when they name the keys, by position when they give names of their own.
+
+    Raises:
+        StudentError: some names are keys and some are not, so that neither reading is safe.
+    """
+    by_name = {spec.name: spec for spec in specs}
+    if not specs:
+        return tuple(TensorSpec(key) for key in keys)
+    if set(by_name) == set(keys):
+        return tuple(by_name[key] for key in keys)
+    if set(by_name) & set(keys):
+        unknown = ", ".join(name for name in by_name if name not in keys) or ", ".join(key for key in keys if key not in by_name)
+        raise StudentError(f"forward returns {', '.join(keys)}, and the outputs name only some of them ({unknown})", "name every key")
+    return specs
 
 
 def _fill(specs: tuple[TensorSpec, ...], tensors: Sequence[Any], kind: str) -> tuple[TensorSpec, ...]:
@@ -305,9 +396,13 @@ def _complete(spec: TensorSpec, shape: tuple[int, ...], dtype: str, kind: str) -
         raise StudentError(
             f"{kind} '{spec.name}' is declared {spec.dtype or dtype}{list(declared)} but is {dtype}{list(shape)}", "correct its TensorSpec"
         )
-    if spec.layout and len(spec.layout) != len(shape):
-        raise StudentError(f"{kind} '{spec.name}' has layout '{spec.layout}' but {len(shape)} dimensions", "give one letter a dimension")
+    _refuse_wrong_layout(spec, len(shape), kind)
     return TensorSpec(spec.name, dtype, declared, spec.layout, spec.value_range)
+
+
+def _refuse_wrong_layout(spec: TensorSpec, rank: int, kind: str) -> None:
+    if spec.layout and len(spec.layout) != rank:
+        raise StudentError(f"{kind} '{spec.name}' has layout '{spec.layout}' but {rank} dimensions", "give one letter a dimension")
 
 
 def _merge(given: tuple[TensorSpec, ...], found: list[TensorSpec], kind: str) -> tuple[TensorSpec, ...]:
@@ -316,12 +411,22 @@ def _merge(given: tuple[TensorSpec, ...], found: list[TensorSpec], kind: str) ->
     if extra:
         raise StudentError(f"the model has no {kind} '{sorted(extra)[0]}'", f"its {kind}s are {', '.join(spec.name for spec in found)}")
     by_name = {spec.name: spec for spec in given}
-    return tuple(
-        TensorSpec(spec.name, spec.dtype, spec.shape, by_name[spec.name].layout, by_name[spec.name].value_range)
-        if spec.name in by_name
-        else spec
-        for spec in found
+    return tuple(_agreed(by_name[spec.name], spec, kind) if spec.name in by_name else spec for spec in found)
+
+
+def _agreed(given: TensorSpec, found: TensorSpec, kind: str) -> TensorSpec:
+    """A declared spec of an .onnx file: sizes may be given for its symbolic dimensions, everything else must be what it holds."""
+    shape, held = given.shape if given.shape is not None else found.shape, found.shape or ()
+    fits = len(shape or ()) == len(held) and all(
+        isinstance(have, str) or want == have for want, have in zip(shape or (), held, strict=True)
     )
+    if not fits or (given.dtype or found.dtype) != found.dtype:
+        raise StudentError(
+            f"{kind} '{found.name}' is declared {given.dtype or found.dtype}{list(shape or ())} but is {found.dtype}{list(held)}",
+            "correct its TensorSpec",
+        )
+    _refuse_wrong_layout(given, len(held), kind)
+    return TensorSpec(found.name, found.dtype, shape, given.layout, given.value_range)
 
 
 def _onnx_spec(value: Any) -> TensorSpec:
@@ -333,6 +438,8 @@ def _onnx_spec(value: Any) -> TensorSpec:
     shape = tuple(
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}" for axis, dim in enumerate(kind.shape.dim)
     )
+    if any(isinstance(size, int) and size < 1 for size in shape):
+        raise StudentError(f"'{value.name}' is declared with shape {list(shape)}", "name its open dimensions, or give their sizes")
     return TensorSpec(value.name, str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))), shape)
 
 

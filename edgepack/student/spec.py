@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from edgepack.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -83,8 +85,9 @@ class ImagePreprocessing(msgspec.Struct, frozen=True):
 
         try:
             with Image.open(path) as image:
+                _refuse_deep(image.mode, path)
                 pixels = self._fit(image.convert("L" if self.channels == 1 else "RGB"))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise StudentError(f"{path} cannot be read as an image ({error})", "give a PNG or JPEG file") from error
         return self.normalize(np.asarray(pixels, np.float32).reshape(self.height, self.width, self.channels), layout)
 
@@ -101,6 +104,26 @@ class ImagePreprocessing(msgspec.Struct, frozen=True):
         method = Image.Resampling[self.interpolation.upper()]
         size = (self.width, self.height)
         return ImageOps.fit(image, size, method) if self.resize == "cover" else image.resize(size, method)
+
+
+def refuse_unfitting_labels(labels: Sequence[str], outputs: Sequence[TensorSpec]) -> None:
+    """StudentError when there are labels and the first output is one row of scores of another length.
+
+    Other outputs (boxes, a mask) have their classes where their author put them, and are left alone.
+    """
+    sizes = [size for size in (outputs[0].shape or () if outputs else ()) if isinstance(size, int)]
+    is_row = bool(sizes) and sizes[-1] == math.prod(sizes)
+    if labels and is_row and sizes[-1] != len(labels):
+        raise StudentError(
+            f"the student has {len(labels)} labels and output '{outputs[0].name}' has {sizes[-1]} classes on its last axis",
+            "give one label a class in the order of that axis, or leave labels out",
+        )
+
+
+def _refuse_deep(mode: str, path: Path) -> None:
+    """Pillow clips the modes of more than 8 bits at 255 instead of scaling them."""
+    if mode.startswith(("I", "F")):
+        raise StudentError(f"{path} has pixels of more than 8 bits (mode {mode})", "save it as an 8-bit PNG or JPEG")
 
 
 class StudentDescription(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from edgepack.calibration.observe import feed_of
 from edgepack.calibration.readers import Samples
 from edgepack.converter.step import Progress
 from edgepack.student.load import load_student, source_name
-from edgepack.student.spec import StudentDescription
+from edgepack.student.spec import StudentDescription, refuse_unfitting_labels
 
 
 def capture(student: str, out: Path, progress: Progress, manifest: Path | None = None) -> None:
@@ -41,6 +41,7 @@ def _supplemented(description: StudentDescription, manifest: Path | None) -> Stu
         layout = inputs[0].layout or ("NCHW" if len(inputs[0].shape or ()) == 4 else "")
         inputs = (msgspec.structs.replace(inputs[0], value_range=preprocessing.value_range, layout=layout),)
     labels = description.labels or given.student_labels
+    refuse_unfitting_labels(labels, description.outputs)
     return msgspec.structs.replace(description, preprocessing=preprocessing, labels=labels, inputs=inputs)
 
 

@@ -152,8 +152,8 @@ def test_pixels_of_255_where_the_student_takes_0_to_1(tmp_path: Path) -> None:
 
 def test_a_label_out_of_range(tmp_path: Path) -> None:
     manifest = _data(tmp_path, labels=[0, 1, 2, 7])
-    manifest.write_text('student_labels = ["a", "b", "c"]\n' + manifest.read_text())
-    assert "evaluation label 7 of sample 3 is outside 0..2" in _refused(tmp_path, _onnx(tmp_path / "m.onnx"), "-c", manifest)
+    manifest.write_text('student_labels = ["a", "b", "c", "d"]\n' + manifest.read_text())
+    assert "evaluation label 7 of sample 3 is outside 0..3" in _refused(tmp_path, _onnx(tmp_path / "m.onnx"), "-c", manifest)
 
 
 def test_the_same_sample_in_calibration_and_evaluation(tmp_path: Path) -> None:

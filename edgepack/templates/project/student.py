@@ -1,7 +1,7 @@
 """The student to export: build your own nn.Module here, load its weights, and say what goes in and out.
 
-    edgepack inspect student.py:student
-    edgepack build student.py:student -c calibration.toml -o pack/
+edgepack inspect student.py:student
+edgepack build student.py:student -c calibration.toml -o pack/
 """
 
 import torch
@@ -19,9 +19,15 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(3, 16, 3, stride=2, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, stride=2, padding=1),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
         )
         self.classify = nn.Linear(32, len(LABELS))
 
