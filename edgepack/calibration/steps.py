@@ -14,23 +14,13 @@ from edgepack.calibration.checks import checked, refuse_overlap, set_digest
 from edgepack.calibration.manifest import CalibrationSet
 from edgepack.calibration.readers import Request, Samples, read
 from edgepack.converter.step import Progress
+from edgepack.pack.manifest import CalibrationRecord
 from edgepack.student.spec import StudentDescription
 
 # Golden inputs that a pack carries: enough for a stable SQNR, few enough to stay small (DESIGN: 16 parity samples).
 GOLDEN_SAMPLES = 16
 # Without a calibration set: the example and three drawn inputs, so that a value baked in at capture shows on the others.
 _DRAWN_SAMPLES = 3
-
-
-class SampleFacts(msgspec.Struct, frozen=True):
-    """What the pack records about the data."""
-
-    name: str
-    licence: str
-    calibration_samples: int
-    evaluation_samples: int
-    calibration_digest: str
-    evaluation_digest: str
 
 
 def collect(student: Path, manifest: Path, out: Path, progress: Progress) -> None:
@@ -48,7 +38,7 @@ def collect(student: Path, manifest: Path, out: Path, progress: Progress) -> Non
         refuse_overlap(calibration, evaluation)
     _golden(evaluation or calibration).save(out / "golden.npz")
     held_out = (evaluation.count, set_digest(evaluation)) if evaluation is not None else (0, "")
-    facts = SampleFacts(given.name, given.licence, calibration.count, held_out[0], set_digest(calibration), held_out[1])
+    facts = CalibrationRecord(given.name, given.licence, calibration.count, held_out[0], set_digest(calibration), held_out[1])
     (out / "samples.json").write_bytes(msgspec.json.encode(facts))
 
 

@@ -13,7 +13,6 @@ import msgspec
 
 import edgepack
 from edgepack.backends.artifact import ArtifactDescription, Finding
-from edgepack.calibration.steps import SampleFacts
 from edgepack.converter.execute import Workspace
 from edgepack.converter.pipeline import Branch, Build
 from edgepack.converter.step import Output, Step
@@ -77,8 +76,7 @@ class Assembler:
     def _calibration(self) -> CalibrationRecord | None:
         if "samples.json" not in self._build.samples.outputs:
             return None
-        facts = self._read(self._build.samples["samples.json"], SampleFacts)
-        return msgspec.convert(msgspec.to_builtins(facts), CalibrationRecord)
+        return self._read(self._build.samples["samples.json"], CalibrationRecord)
 
     def _artifact(self, branch: Branch, latencies: Mapping[tuple[str, str], Latency]) -> ArtifactRecord:
         described, verdict, facts = self.described(branch), self.verdict(branch), self._read(branch.run["run.json"], RunFacts)

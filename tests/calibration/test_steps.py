@@ -12,7 +12,8 @@ from edgepack.arrays import load_arrays, save_arrays
 from edgepack.calibration.manifest import CalibrationError
 from edgepack.calibration.observe import Ranges
 from edgepack.calibration.readers import Samples
-from edgepack.calibration.steps import SampleFacts, collect, draw, observe
+from edgepack.calibration.steps import collect, draw, observe
+from edgepack.pack.manifest import CalibrationRecord
 from edgepack.student.spec import TensorSpec
 from tests.calibration.students import described
 
@@ -41,7 +42,7 @@ def test_golden_inputs_are_spread_over_the_evaluation_set(tmp_path: Path) -> Non
     golden = Samples.open(folder / "golden.npz")
     positions = [int(np.flatnonzero((data[20:] == row).all((1, 2)))[0]) for row in golden.arrays["x"]]
     assert golden.count == 16 and positions == sorted(set(positions)) and (positions[0], positions[-1]) == (0, 39)
-    facts = msgspec.json.decode((folder / "samples.json").read_bytes(), type=SampleFacts)
+    facts = msgspec.json.decode((folder / "samples.json").read_bytes(), type=CalibrationRecord)
     assert (facts.name, facts.licence, facts.calibration_samples, facts.evaluation_samples) == ("set", "MIT", 20, 40)
     np.testing.assert_array_equal(Samples.open(folder / "calibration.npz").arrays["x"], data[:20])
 
