@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint slow distil bench clean
+.PHONY: demo test lint slow conformance conformance-mil distil bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgepack demo --out pack
@@ -23,6 +23,15 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# ONNX's own operator cases through both converters; tables in docs/conformance.md. JOBS children at a time.
+JOBS ?= 2
+conformance: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance.node_suite --jobs $(JOBS) --write docs/conformance.md
+
+# Apple's operator tests, from the coremltools wheel, on the MIL interpreter.
+conformance-mil: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance_mil.apple --jobs $(JOBS) --write
 
 # Retrain the digits student from scratch, deterministically.
 distil: $(VENV)/.dev

@@ -104,7 +104,8 @@ def _fitting(name: str, array: NDArray[Any], detail: Mapping[str, Any]) -> NDArr
         raise ValueError(f"input {name} has shape {tuple(array.shape)}, the artifact takes {shape}")
     if not np.can_cast(array.dtype, detail["dtype"], "same_kind"):
         raise ValueError(f"input {name} is {array.dtype}, the artifact takes {np.dtype(detail['dtype'])}")
-    return np.ascontiguousarray(array, dtype=detail["dtype"])
+    # np.ascontiguousarray would give a scalar an axis.
+    return np.asarray(array, dtype=detail["dtype"], order="C")
 
 
 RUNTIME: contract.Runtime = LiteRTRuntime()

@@ -20,6 +20,10 @@ def non_finite(values: NDArray[Any]) -> int:
     return int(values.size - np.count_nonzero(np.isfinite(values)))
 
 
+# Samples of which a spread can be told.
+_FEWEST = 2
+
+
 def sqnr_db(reference: NDArray[Any], actual: NDArray[Any]) -> float:
     """Signal to quantization noise ratio, ``10 log10(sum reference^2 / sum (reference - actual)^2)``, summed in float64.
 
@@ -103,3 +107,17 @@ def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
         return vector
     scaled = vector / largest
     return np.asarray(scaled / np.linalg.norm(scaled), np.float64)
+
+
+def gap_standard_error(reference: NDArray[Any], first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Standard error in dB of ``sqnr_db(reference, first) - sqnr_db(reference, second)``, the samples on the first axis being the chance.
+
+    The jackknife of a ratio of sums (Efron & Stein 1981, "The Jackknife Estimate of Variance"); 0 when one of the two is exact without
+    some sample, or there are fewer than two.
+    """
+    powers = [np.square(other.astype(np.float64) - reference).reshape(len(reference), -1).sum(axis=1) for other in (first, second)]
+    left_out = [power.sum() - power for power in powers]
+    if len(reference) < _FEWEST or not all((power > 0).all() and np.isfinite(power).all() for power in left_out):
+        return 0.0
+    gaps = 10 * np.log10(left_out[1] / left_out[0])
+    return float(np.sqrt((len(gaps) - 1) * np.square(gaps - gaps.mean()).mean()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from edgepack.pack.manifest import Accuracy, Metric, Parity
 from edgepack.quantize.scheme import Scheme
 from edgepack.student.load import load_function
 from edgepack.targets import Target
-from edgepack.verify.judge import ParityBudget, Runs, accuracy, judge_accuracy, judge_parity, parity
+from edgepack.verify.judge import HALF_PRECISION_DB, ParityBudget, Runs, accuracy, judge_accuracy, judge_parity, parity
 
 
 class RunFacts(msgspec.Struct, frozen=True):
@@ -100,7 +101,8 @@ def judge(
     goal = msgspec.convert(target, Target)
     facts = msgspec.json.decode(run.read_bytes(), type=RunFacts)
     runs = Runs(load_arrays(golden_reference), load_arrays(golden_outputs), load_arrays(simulated) if simulated else None)
-    budget = ParityBudget(goal.budgets.fp32_below_student_db, goal.budgets.quantized_below_hub_db)
+    reach = HALF_PRECISION_DB if goal.constraints.scale_dtype == "float16" else math.inf
+    budget = ParityBudget(goal.budgets.fp32_below_student_db, goal.budgets.quantized_below_hub_db, reach)
     found = parity(Scheme.parse(scheme), load_arrays(golden), runs, budget, facts.truth)  # type: ignore[arg-type]
     failures = judge_parity(found, goal.name, scheme)
     counted: Accuracy | None = None

@@ -99,6 +99,34 @@ def test_conv_with_bias() -> None:
     near(found[0], [[[[12.5, 15.0], [17.5, 20.0]]]])
 
 
+@pytest.mark.parametrize(("operator", "size"), [("depth_to_space", "block_size"), ("pixel_shuffle", "upscale_factor")])
+def test_channels_to_pixels(operator: str, size: str) -> None:
+    """iOS14/test_tensor_transformation.py, TestDepthToSpace and TestPixelShuffle: one channel, so both orders agree."""
+    x = np.array([[[[9.0]], [[5.0]], [[1.0]], [[3.0]]]], np.float32)
+    near(interpret(lambda x: getattr(builder(), operator)(x=x, **{size: 2}), x=x)[0], [[[[9.0, 5.0], [1.0, 3.0]]]])
+
+
+@pytest.mark.parametrize(
+    ("padding", "sizes", "kernel", "stride", "groups"),
+    [((1, 2), (12, 14), (3, 2), (2, 1), 1), ((2, 2), (7, 7), (2, 2), (2, 1), 2)],
+)
+def test_conv_transpose(padding: tuple[int, int], sizes: tuple[int, int], kernel: tuple[int, int], stride: Any, groups: int) -> None:
+    """iOS14/test_conv.py, TestConvTranspose, whose expected values are torch's."""
+    import torch
+
+    random = np.random.default_rng(4)
+    x, bias = random.normal(size=(1, 4, *sizes)).astype(np.float32), random.normal(size=6).astype(np.float32)
+    weight = random.normal(size=(4, 6 // groups, *kernel)).astype(np.float32)
+    pad = [padding[0], padding[0], padding[1], padding[1]]
+
+    def body(x: Any) -> Any:
+        return builder().conv_transpose(x=x, weight=weight, bias=bias, pad=pad, pad_type="custom", strides=list(stride), groups=groups)
+
+    tensors = [torch.tensor(array) for array in (x, weight, bias)]
+    want = torch.nn.functional.conv_transpose2d(*tensors, stride=stride, padding=padding, groups=groups)
+    near(interpret(body, x=x)[0], want.numpy())
+
+
 def test_prelu() -> None:
     """iOS14/test_activation.py, TestPReLU, rank 4."""
     x = np.array([-1, 3, -1, 2, 4, -5], np.float32).reshape(1, 3, 1, 2)

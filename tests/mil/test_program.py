@@ -86,7 +86,6 @@ def test_an_unknown_operation_is_refused_with_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "cause"),
     [
-        (lambda x: builder().max_pool(x=x, kernel_sizes=[2, 2], pad_type="same", name="odd"), "pad_type same"),
         (lambda x: builder().gelu(x=x, mode="SIGMOID_APPROXIMATION", name="odd"), "mode SIGMOID"),
         (
             lambda x: builder().upsample_nearest_neighbor(

@@ -105,3 +105,84 @@ def test_weight_codes_stay_in_127_and_reach_it_in_every_channel() -> None:
 def test_a_tensor_without_a_range_is_refused_by_name() -> None:
     with pytest.raises(QuantizeError, match="'x' has no calibrated range"):
         resolve(integer_nodes(convolution().graph), Ranges(1, {}), Demands())
+
+
+# fp16 constraints, as a build with a Core ML target has them.
+HALF = Demands(scale_dtype="float16", targets=("ios",))
+
+
+def test_a_tensor_wider_than_a_prescribed_range_is_never_clipped_to_it() -> None:
+    """Concat of a Sigmoid (0..1 by prescription) and numbers to 30: sharing 1/256 would clip the second."""
+    model = hub(
+        [
+            helper.make_node("Sigmoid", ["x"], ["s"]),
+            helper.make_node("Mul", ["x", "thirty"], ["m"]),
+            helper.make_node("Concat", ["s", "m"], ["y"], axis=1),
+        ],
+        {"thirty": np.float32(30)},
+    )
+    constraints = _resolved(model)
+    assert any("too narrow" in reason for reason in constraints.real.values())
+    held = {name: encoding.scale * (255 - encoding.zero_point) for name, encoding in constraints.activations.items()}
+    assert held["m"] > 29
+    assert held["s"] == pytest.approx(255 / 256)
+
+
+def test_what_fits_a_prescribed_range_still_shares_it() -> None:
+    model = hub(
+        [helper.make_node("Sigmoid", ["x"], ["s"]), helper.make_node("MaxPool", ["s"], ["y"], kernel_shape=[2, 2], strides=[2, 2])], {}
+    )
+    constraints = _resolved(model)
+    assert constraints.real == {}
+    assert constraints.activations["y"] == constraints.activations["s"]
+
+
+def test_a_range_that_fp16_scales_cannot_tell_from_zero_stays_real_and_says_so() -> None:
+    constraints = _resolved(_first_conv(1e-6), HALF)
+    assert any("so small that its scale is no fp16 number" in reason for reason in constraints.real.values())
+    assert "t" not in constraints.activations
+    assert _resolved(_first_conv(1e-6)).real == {}
+
+
+def _first_conv(factor: float) -> ir.Model:
+    """A Conv with tiny results before one that makes them large again."""
+    random = np.random.default_rng(0)
+    weights = {
+        "w": (random.standard_normal((4, 3, 3, 3)) * factor).astype(np.float32),
+        "v": (random.standard_normal((4, 4, 1, 1)) / factor).astype(np.float32),
+        "u": random.standard_normal((4, 4, 1, 1)).astype(np.float32),
+    }
+    nodes = [helper.make_node("Conv", *pair) for pair in ((["x", "w"], ["t"]), (["t", "v"], ["l"]), (["l", "u"], ["y"]))]
+    return hub(nodes, weights)
+
+
+def test_tiny_weights_that_matter_stay_real_and_silenced_channels_do_not_hinder() -> None:
+    random = np.random.default_rng(0)
+    live = random.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    silenced = live.copy()
+    silenced[2] *= np.float32(1e-9)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    assert _resolved(hub(nodes, {"w": silenced}), HALF).real == {}
+    large = {"w": live * np.float32(1e-5), "k": np.float32(1e4)}
+    constraints = _resolved(hub([helper.make_node("Mul", ["x", "k"], ["m"]), helper.make_node("Conv", ["m", "w"], ["y"])], large), HALF)
+    assert any("its weights are so small" in reason for reason in constraints.real.values())
+
+
+def test_a_tensor_beyond_fp16_is_refused_with_its_name_only_where_fp16_computes() -> None:
+    model = hub(
+        [helper.make_node("Mul", ["x", "k"], ["m"]), helper.make_node("Conv", ["m", "w"], ["y"])],
+        {"k": np.float32(1e6), "w": np.full((2, 3, 1, 1), 1e-6, np.float32)},
+    )
+    with pytest.raises(QuantizeError, match=r"tensor .m. reaches 1e\+06, beyond float16") as refused:
+        _resolved(model, HALF)
+    assert "ios" in refused.value.cause
+    assert "m" in _resolved(model).activations
+
+
+def test_the_bias_of_a_channel_of_zeros_is_as_exact_as_the_others() -> None:
+    weight = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    weight[1] = 0
+    bias = np.asarray([0.1, 0.37, -0.2], np.float32)
+    held = weight_encoding(weight, 0, bias, 0.4, Demands())
+    step = 0.4 * held.scale.astype(np.float64)
+    assert np.abs(np.rint(bias / step) * step - bias).max() <= 0.4 * np.abs(weight).max() / 127 / 2 + 1e-9

@@ -9,6 +9,7 @@ from edgepack.pack.manifest import OutputParity, Parity
 from edgepack.quantize.scheme import Scheme
 from edgepack.verify.judge import (
     FLOAT32_ROUNDING_DB,
+    HALF_PRECISION_DB,
     SUMMATION_DB,
     ParityBudget,
     Runs,
@@ -33,8 +34,9 @@ def _at(decibels: float, seed: int = 1) -> np.ndarray:
     return REFERENCE + noise
 
 
-def _runs(student_db: float = 120, hub_db: float | None = None) -> Runs:
-    hub = None if hub_db is None else {"logits": _at(hub_db, 2)}
+def _runs(student_db: float = 120, hub_db: float | None = None, hub_seed: int = 1) -> Runs:
+    """With ``hub_seed`` 1 the hub errs where the artifact does, so that nothing between the two is chance."""
+    hub = None if hub_db is None else {"logits": _at(hub_db, hub_seed)}
     return Runs({"logits": REFERENCE}, {"logits": _at(student_db, 3)}, hub)
 
 
@@ -51,6 +53,45 @@ def test_quantized_artifact_below_the_hub_fails_with_the_whole_reason() -> None:
 @pytest.mark.parametrize("decibels, passes", [(24.01, True), (23.99, False), (60.0, True)])
 def test_quantized_floor_is_the_hub_less_the_budget(decibels: float, passes: bool) -> None:
     assert (_failures(W8A8, _at(decibels), _runs(hub_db=25.5)) == ()) is passes
+
+
+@pytest.mark.parametrize("decibels, passes", [(23.2, True), (22.4, False)])
+def test_where_errors_differ_by_luck_sixteen_samples_allow_for_it_up_to_the_budget_again(decibels: float, passes: bool) -> None:
+    assert (_failures(W8A8, _at(decibels), _runs(hub_db=25.5, hub_seed=2)) == ()) is passes
+
+
+def test_many_samples_leave_nothing_to_luck() -> None:
+    random = np.random.default_rng(6)
+    reference = random.normal(size=(4000, 10))
+    hub, artifact = (reference + scale * random.normal(size=reference.shape) for scale in (0.05, 0.061))
+    runs = Runs({"x": reference}, {"x": reference}, {"x": hub})
+    found = output_parity("x", W8A8, {"x": artifact}, runs, BUDGET)
+    assert found.floor_db == pytest.approx(sqnr_db(reference, hub) - 1.5, abs=0.1)
+    assert found.sqnr_db is not None and found.sqnr_db < found.floor_db
+
+
+def test_a_hub_better_than_fp16_asks_no_more_of_a_target_that_computes_in_fp16() -> None:
+    half = ParityBudget(6.0, 1.5, quantized_reach_db=HALF_PRECISION_DB)
+    runs = _runs(hub_db=85.7)
+    for decibels, passes in ((48.6, True), (48.4, False)):
+        found = parity(W8A8, {"logits": _at(decibels)}, runs, half, "simulated")
+        assert (judge_parity(found, "ios", "w8a8") == ()) is passes
+    assert _failures(W8A8, _at(72.4), runs) != ()
+
+
+@pytest.mark.parametrize("scheme", [FP32, W8A8])
+def test_a_float64_run_that_the_students_own_fp32_contradicts_judges_nothing(scheme: Scheme) -> None:
+    """onnx's evaluator once took the batch's statistics for BatchNormalization's: 18.6 dB, and every relative floor sank with it."""
+    runs = _runs(student_db=18.6, hub_db=18.7)
+    (line,) = _failures(scheme, _at(18.6, 3), runs)
+    assert "only 18.6 dB" in line and "one of the two is wrong" in line
+
+
+def test_a_hub_that_lost_the_student_fails_however_well_the_artifact_repeats_it() -> None:
+    runs = _runs(hub_db=3.2)
+    assert runs.hub is not None
+    (line,) = _failures(W8A8, np.asarray(runs.hub["logits"]), runs)
+    assert "is 3.2 dB" in line and "floor of 6.0 dB" in line and "8 bits do not hold this student" in line
 
 
 def test_a_miss_by_less_than_a_printed_digit_prints_more_digits() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import cosine as scipy_cosine
 
-from edgepack.verify.metrics import NO_CLASS, agreement, cosine, max_abs_error, non_finite, sqnr_db, top1
+from edgepack.verify.metrics import NO_CLASS, agreement, cosine, gap_standard_error, max_abs_error, non_finite, sqnr_db, top1
 
 FINITE = hnp.arrays(np.float32, (3, 4), elements=st.floats(-1e3, 1e3, width=32))
 
@@ -111,3 +111,20 @@ def test_the_numeric_core_imports_numpy_and_nothing_else(module: str) -> None:
         "print(sorted(new - set(sys.stdlib_module_names) - {'edgepack', 'numpy'}))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_standard_error_of_a_gap_is_what_fresh_samples_scatter() -> None:
+    random = np.random.default_rng(3)
+    gaps, estimates = [], []
+    for _ in range(300):
+        reference = random.normal(size=(16, 10))
+        first, second = (reference + 0.1 * random.normal(size=reference.shape) for _ in range(2))
+        gaps.append(sqnr_db(reference, first) - sqnr_db(reference, second))
+        estimates.append(gap_standard_error(reference, first, second))
+    assert np.mean(estimates) == pytest.approx(np.std(gaps), rel=0.15)
+
+
+def test_an_exact_tensor_or_a_single_sample_has_no_standard_error() -> None:
+    reference = np.ones((4, 3))
+    assert gap_standard_error(reference, reference, reference + 0.1) == 0
+    assert gap_standard_error(reference[:1], reference[:1] + 0.2, reference[:1] + 0.1) == 0

@@ -33,6 +33,7 @@ _ENUMERATIONS = {
     "fusedActivationFunction": "ActivationFunctionType",
     "inDataType": "TensorType",
     "outDataType": "TensorType",
+    "outputType": "TensorType",
     "mode": "MirrorPadMode",
 }
 

@@ -116,7 +116,12 @@ def _first_position(layout: Layout, axes: list[int]) -> int:
 
 
 def _runs(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
-    """The finest split of both shapes into runs of equal product; sizes of 1 left at the end join the last run."""
+    """The finest split of both shapes into runs of equal product; sizes of 1 left at the end join the last run.
+
+    Without elements there is nothing to keep in order, and no product to compare: one run.
+    """
+    if 0 in old or 0 in new:
+        return [(list(range(len(old))), list(range(len(new))))]
     runs: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) and j < len(new):

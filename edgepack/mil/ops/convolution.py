@@ -1,8 +1,9 @@
-"""conv (coremltools iOS15/conv.py): cross-correlation of (N, C, spatial...) with constant weights."""
+"""conv and conv_transpose (coremltools iOS15/conv.py) over (N, C, spatial...) with constant weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def conv(operation: MilOperation) -> Kernel:
     convolve = _depthwise(window, weight) if is_depthwise else _general(window, weight, groups, shape)
 
     def kernel(x: Array) -> Array:
-        found = convolve(window.padded(x, 0))
+        found = convolve(window.over(x.shape[2:]).padded(x, 0))
         return found if bias is None else found + bias
 
     return operation.bind(("x",), kernel)
@@ -54,3 +55,45 @@ def _depthwise(window: Window, weight: Array) -> Convolve:
         return np.asarray(sum(part * tap.reshape(-1, *ones) for part, tap in zip(window.taps(padded), taps, strict=True)))
 
     return convolve
+
+
+@implements("conv_transpose", accepts=_ACCEPTS)
+def conv_transpose(operation: MilOperation) -> Kernel:
+    """The gradient of ``conv``: every input element adds its multiple of the kernel to the output; ``pad`` is cut off its edges.
+
+    Weight (C_in, C_out / groups, kernel...), bias (C_out,).
+    """
+    weight = operation.array("weight").astype(np.float32, copy=False)
+    ones = (1,) * (weight.ndim - 2)
+    kind = operation.text("pad_type", "valid")
+    if kind not in ("valid", "custom"):
+        raise operation.refusal(f"has pad_type {kind}")
+    before = operation.integers("pad", (0, 0) * len(ones))[::2] if kind == "custom" else (0,) * len(ones)
+    strides, dilations = operation.integers("strides", ones), operation.integers("dilations", ones)
+    (groups,) = operation.integers("groups", (1,))
+    shape = operation.outputs[0].shape
+    cut = (slice(None), slice(None), *(slice(start, start + size) for start, size in zip(before, shape[2:], strict=True)))
+    bias = operation.array("bias").reshape(-1, *ones) if "bias" in operation.constants else None
+
+    def kernel(x: Array) -> Array:
+        found = _scattered(x, weight, groups, strides, dilations)[cut]
+        return found if bias is None else found + bias
+
+    return operation.bind(("x",), kernel)
+
+
+def _scattered(x: Array, weight: Array, groups: int, strides: tuple[int, ...], dilations: tuple[int, ...]) -> Array:
+    """The whole result, before anything is cut: (N, C_out, (in - 1) * stride + (kernel - 1) * dilation + 1, ...)."""
+    batch, channels, *sizes = x.shape
+    kernel = weight.shape[2:]
+    spans = [(size - 1) * stride for size, stride in zip(sizes, strides, strict=True)]
+    reach = [span + (taps - 1) * dilation + 1 for span, taps, dilation in zip(spans, kernel, dilations, strict=True)]
+    matrices = weight.reshape(groups, channels // groups, weight.shape[1], -1).swapaxes(1, 2)
+    columns = x.reshape(batch, groups, channels // groups, -1)
+    whole = np.zeros((batch, groups * weight.shape[1], *reach), np.float32)
+    for tap, place in enumerate(product(*map(range, kernel))):
+        part = np.matmul(matrices[..., tap], columns).reshape(batch, -1, *sizes)
+        starts = [at * dilation for at, dilation in zip(place, dilations, strict=True)]
+        index = [slice(start, start + span + 1, stride) for start, span, stride in zip(starts, spans, strides, strict=True)]
+        whole[(slice(None), slice(None), *index)] += part
+    return whole

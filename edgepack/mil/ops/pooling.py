@@ -18,7 +18,7 @@ def max_pool(operation: MilOperation) -> Kernel:
     window = Window.of(operation, operation.integers("kernel_sizes", ()))
 
     def kernel(x: Array) -> Array:
-        return np.asarray(functools.reduce(np.maximum, window.taps(window.padded(x, -np.inf))))
+        return np.asarray(functools.reduce(np.maximum, window.taps(window.over(x.shape[2:]).padded(x, -np.inf))))
 
     return operation.bind(("x",), kernel)
 
@@ -34,12 +34,13 @@ def avg_pool(operation: MilOperation) -> Kernel:
 
     @functools.cache
     def counts(sizes: tuple[int, ...]) -> Array:
-        padding = list(zip(window.before, window.after, strict=True))
+        padded = window.over(sizes)
+        padding = list(zip(padded.before, padded.after, strict=True))
         mask = np.pad(np.ones(sizes, np.float32), padding, constant_values=float(counts_padding))[None, None]
         reach = Window(window.kernel, window.strides, window.dilations, (0,) * len(sizes), (0,) * len(sizes), window.out)
         return np.asarray(sum(reach.taps(reach.padded(mask, 0))))
 
     def kernel(x: Array) -> Array:
-        return np.asarray(sum(window.taps(window.padded(x, 0))) / counts(x.shape[2:]))
+        return np.asarray(sum(window.taps(window.over(x.shape[2:]).padded(x, 0))) / counts(x.shape[2:]))
 
     return operation.bind(("x",), kernel)

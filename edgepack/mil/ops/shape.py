@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgepack.mil.operation import Kernel, MilOperation, implements
+from edgepack.mil.operation import Array, Kernel, MilOperation, implements
 
 
 @implements("reshape", accepts=("x", "shape"))
@@ -80,6 +80,26 @@ def tile(operation: MilOperation) -> Kernel:
     """``x`` repeated ``reps[i]`` times along dimension ``i``."""
     reps = operation.integers("reps", ())
     return operation.bind(("x",), lambda x: np.tile(x, reps))
+
+
+@implements("depth_to_space", accepts=("x", "block_size"))
+def depth_to_space(operation: MilOperation) -> Kernel:
+    """Channels to a block of pixels; of channel ``(i * b + j) * C' + c``, the block's place (i, j) is the outer part."""
+    (block,) = operation.integers("block_size", ())
+    return operation.bind(("x",), lambda x: _blocks(x.reshape(x.shape[0], block, block, -1, *x.shape[2:]).transpose(0, 3, 4, 1, 5, 2)))
+
+
+@implements("pixel_shuffle", accepts=("x", "upscale_factor"))
+def pixel_shuffle(operation: MilOperation) -> Kernel:
+    """Channels to a block of pixels; of channel ``(c * b + i) * b + j``, the block's place (i, j) is the inner part."""
+    (block,) = operation.integers("upscale_factor", ())
+    return operation.bind(("x",), lambda x: _blocks(x.reshape(x.shape[0], -1, block, block, *x.shape[2:]).transpose(0, 1, 4, 2, 5, 3)))
+
+
+def _blocks(x: Array) -> Array:
+    """(N, C, H, b, W, b) -> (N, C, H * b, W * b)."""
+    batch, channels, height, block, width, _ = x.shape
+    return x.reshape(batch, channels, height * block, width * block)
 
 
 @implements("pad", accepts=("x", "pad", "mode", "constant_val"))

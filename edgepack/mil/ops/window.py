@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -17,6 +17,7 @@ class Window:
 
     Attributes:
         kernel, strides, dilations: sizes. before, after: padding. out: output sizes.
+        same: "same" or "same_lower" when the padding depends on the input's sizes (``over`` finds it), else empty.
     """
 
     kernel: tuple[int, ...]
@@ -25,21 +26,32 @@ class Window:
     before: tuple[int, ...]
     after: tuple[int, ...]
     out: tuple[int, ...]
+    same: str = ""
 
     @classmethod
     def of(cls, operation: MilOperation, kernel: tuple[int, ...]) -> Window:
-        """The window of a conv or pool.
-
-        pad_type "same" is refused: its documentation and its shape rule disagree for strides above 1, and no frontend needs it.
-        """
+        """The window of a conv or pool."""
         ones, zeros = (1,) * len(kernel), (0,) * 2 * len(kernel)
         kind = operation.text("pad_type", "valid")
-        if kind not in ("valid", "custom"):
+        if kind not in ("valid", "custom", "same", "same_lower"):
             raise operation.refusal(f"has pad_type {kind}")
         pad = operation.integers("pad", zeros) if kind == "custom" else zeros
         out = operation.outputs[0].shape[2:]
         strides, dilations = operation.integers("strides", ones), operation.integers("dilations", ones)
-        return cls(kernel, strides, dilations, pad[::2], pad[1::2], out)
+        return cls(kernel, strides, dilations, pad[::2], pad[1::2], out, kind if kind.startswith("same") else "")
+
+    def over(self, sizes: tuple[int, ...]) -> Window:
+        """This window with the padding that "same" means for an input of ``sizes``.
+
+        As much as gives ceil(size / stride) outputs (coremltools aggregated_pad), its larger half at the end, or at the start for
+        "same_lower". The documentation of pools (pad = kernel size) is wrong: Apple's tests expect this.
+        """
+        if not self.same:
+            return self
+        total = [max(reach - size, 0) for reach, size in zip(self._reach(), sizes, strict=True)]
+        small, large = tuple(pad // 2 for pad in total), tuple(pad - pad // 2 for pad in total)
+        before, after = (small, large) if self.same == "same" else (large, small)
+        return replace(self, before=before, after=after, same="")
 
     @property
     def is_pointwise(self) -> bool:

@@ -13,7 +13,7 @@ from edgepack.backends.artifact import WriteOptions
 from edgepack.backends.coreml import lint, write
 from edgepack.mil.program import Program
 
-from .models import Arrays, run_onnxruntime, save, single
+from .models import Arrays, make_model, run_onnxruntime, save, single
 
 RNG = np.random.default_rng(5)
 IMAGE = (1, 4, 7, 9)
@@ -32,6 +32,13 @@ def scalar(value: float) -> Any:
 
 
 WEIGHT, DEPTHWISE, BIAS = normal(6, 4, 3, 3), normal(8, 1, 3, 3), normal(6)
+
+
+def like_its_input(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The shape that onnx does not infer for an operator it defines as a function."""
+    model.graph.output[0].type.CopyFrom(model.graph.input[0].type)
+    return model
+
 
 CASES: dict[str, onnx.ModelProto] = {
     "conv": single("Conv", IMAGE, [WEIGHT, BIAS]),
@@ -81,6 +88,7 @@ CASES: dict[str, onnx.ModelProto] = {
     "gelu tanh": single("Gelu", IMAGE, approximate="tanh"),
     "softplus": single("Softplus", IMAGE),
     "softsign": single("Softsign", IMAGE),
+    "mish": single("Mish", IMAGE),
     "erf": single("Erf", IMAGE),
     "exp": single("Exp", IMAGE),
     "abs": single("Abs", IMAGE),
@@ -92,6 +100,21 @@ CASES: dict[str, onnx.ModelProto] = {
     "sign": single("Sign", IMAGE),
     "sin": single("Sin", IMAGE),
     "cos": single("Cos", IMAGE),
+    "log softmax": single("LogSoftmax", (3, 5)),
+    "log softmax axis": single("LogSoftmax", IMAGE, axis=1),
+    "group norm": like_its_input(single("GroupNormalization", IMAGE, [normal(4), normal(4)], num_groups=2)),
+    "instance norm": single("InstanceNormalization", IMAGE, [normal(4), normal(4)], epsilon=1e-4),
+    "conv transpose": single("ConvTranspose", IMAGE, [normal(4, 3, 2, 2), normal(3)], strides=[2, 2]),
+    "conv transpose pads": single(
+        "ConvTranspose", IMAGE, [normal(4, 3, 3, 4)], strides=[2, 3], pads=[1, 0, 2, 2], output_padding=[1, 2], dilations=[2, 1]
+    ),
+    "conv transpose groups": single("ConvTranspose", IMAGE, [normal(4, 3, 3, 2), normal(6)], group=2),
+    "conv transpose 1-D": single("ConvTranspose", (2, 3, 10), [normal(3, 2, 4)], strides=[2], pads=[1, 1]),
+    "depth to space": single("DepthToSpace", (1, 12, 3, 5), blocksize=2),
+    "pixel shuffle": single("DepthToSpace", (2, 18, 3, 5), blocksize=3, mode="CRD"),
+    "expand": single("Expand", (3, 1, 5), [integers(2, 1, 4, 1)]),
+    "tile": single("Tile", IMAGE, [integers(1, 2, 1, 3)]),
+    "reduce l2": single("ReduceL2", IMAGE, [integers(1)], keepdims=0),
     "max pool": single("MaxPool", IMAGE, kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1]),
     "max pool ceil": single("MaxPool", IMAGE, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
     "max pool 1-D": single("MaxPool", (1, 3, 10), kernel_shape=[3], strides=[2]),
@@ -163,6 +186,18 @@ def convert_and_run(model: onnx.ModelProto, folder: Path, scheme: str, feed: Arr
     assert lint(package) == []
     given = Program.load(package).run(feed)
     return {binding.hub_name: given[binding.name] for binding in written.outputs}, run_onnxruntime(path, feed)
+
+
+@pytest.mark.parametrize("comparison", ["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"])
+def test_a_choice_by_comparison_equals_onnxruntime(comparison: str, tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node(comparison, ["image", "bound"], ["mask"]),
+        onnx.helper.make_node("Where", ["mask", "other", "image"], ["y"]),
+    ]
+    model = make_model(nodes, {"image": IMAGE}, ["y"], {"bound": np.float32(0.25), "other": normal(4, 1, 1)})
+    feed = feed_of(model)
+    feed["image"][0, 0] = 0.25
+    assert_close(*convert_and_run(model, tmp_path, "fp32", feed), FP32_TOLERANCE)
 
 
 def feed_of(model: onnx.ModelProto) -> Arrays:

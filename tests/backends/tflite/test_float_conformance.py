@@ -117,6 +117,8 @@ ELEMENTWISE = {
             "Cos",
             "Erf",
             "Elu",
+            "Mish",
+            "Softplus",
         )
     },
     "Log": single("Log", POSITIVE),
@@ -169,6 +171,10 @@ REDUCTIONS = {
     for name in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
     for axes, keeps in (((2, 3), 1), ((1,), 0), ((-1,), 0), ((2,), 0), ((0, 1), 1))
 } | {
+    "arg_max": Hub(
+        [node("ArgMax", "x", "i", axis=1, keepdims=0), node("Cast", "i", "y", name="real", to=1)], {"x": normal(2, 3, 4, 5)}, {}
+    ),
+    "arg_max_kept": Hub([node("ArgMax", "x", "i", axis=-1), node("Cast", "i", "y", name="real", to=1)], {"x": normal(2, 3, 4, 5)}, {}),
     "all_axes": single("ReduceMean", normal(2, 3, 4), keepdims=0),
     "no_axes": single("ReduceSum", normal(2, 3, 4), noop_with_empty_axes=1),
     "prod": single("ReduceProd", normal(2, 3, 4), weights={"axes": i64(1)}),
@@ -206,6 +212,7 @@ SHAPES = {
     "transpose_default": single("Transpose", normal(2, 3, 4)),
     "transpose_rank_5": single("Transpose", normal(2, 3, 4, 2, 3), perm=[4, 0, 2, 1, 3]),
     "expand": single("Expand", normal(1, 3, 1, 5), weights={"s": i64(2, 3, 4, 5)}),
+    "tile": single("Tile", normal(1, 3, 2, 5), weights={"r": i64(2, 1, 3, 1)}),
     "gather": single("Gather", normal(1, 6, 4, 5), weights={"i": i64(3, -1, 0)}, axis=1),
     "gather_one": single("Gather", normal(1, 6, 4, 5), weights={"i": np.int64(-2)}, axis=1),
     "gather_matrix": single("Gather", normal(6, 4), weights={"i": i64(3, 1, 0, 5).reshape(2, 2)}),

@@ -104,6 +104,22 @@ def softmax(operation: Operation, emit: Emitter) -> Var:
     return emit("softmax", x=emit.value(required(operation, 0)), axis=operation.attributes.get("axis", -1))
 
 
+@lowers("LogSoftmax", honours={"axis"})
+def log_softmax(operation: Operation, emit: Emitter) -> Var:
+    """ONNX LogSoftmax-13: x - max - log(sum(exp(x - max))), whose sum is at least 1, so that no epsilon of MIL's ``log`` counts."""
+    x, axis = emit.value(required(operation, 0)), operation.attributes.get("axis", -1)
+    below = emit("sub", x=x, y=emit("reduce_max", x=x, axes=[axis], keep_dims=True))
+    total = emit("reduce_sum", x=emit("exp", x=below), axes=[axis], keep_dims=True)
+    return emit("sub", x=below, y=emit("log", x=total, epsilon=emit.number(0)))
+
+
+@lowers("Mish")
+def mish(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Mish-18: x * tanh(softplus(x))."""
+    x = emit.value(required(operation, 0))
+    return emit("mul", x=x, y=emit("tanh", x=emit("softplus", x=x)))
+
+
 @lowers("Gelu", honours={"approximate"}, objects=(only("approximate", "none", "tanh"),))
 def gelu(operation: Operation, emit: Emitter) -> Var:
     """ONNX Gelu-20."""

@@ -44,6 +44,41 @@ for _onnx, _mil in {
     lowers(_onnx)(_applied(_mil))
 
 
+for _onnx, _mil in {
+    "Equal": "equal",
+    "Greater": "greater",
+    "GreaterOrEqual": "greater_equal",
+    "Less": "less",
+    "LessOrEqual": "less_equal",
+}.items():
+    lowers(_onnx, reals=False)(_folded(_mil))
+
+
+def _choices_are_whole(operation: Operation) -> tuple[str, str] | None:
+    """MIL's select has the shape of its choices whatever the condition's; a constant choice can be spread out, so one is enough."""
+    chosen, other = required(operation, 1), required(operation, 2)
+    is_whole = np.broadcast_shapes(chosen.shape, other.shape) == operation.outputs[0].shape
+    if is_whole or chosen.constant is not None or other.constant is not None:
+        return None
+    return "its condition is larger than both computed choices", "expand one of them in the student"
+
+
+@lowers("Where", reals=False, objects=(_choices_are_whole,))
+def where(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Where-16."""
+    shape = operation.outputs[0].shape
+    chosen, other = required(operation, 1), required(operation, 2)
+    if np.broadcast_shapes(chosen.shape, other.shape) != shape:
+        chosen, other = (_spread(chosen, shape), other) if chosen.constant is not None else (chosen, _spread(other, shape))
+    return emit("select", cond=emit.value(required(operation, 0)), a=emit.value(chosen), b=emit.value(other))
+
+
+def _spread(operand: Operand, shape: tuple[int, ...]) -> Operand:
+    """A constant repeated to a larger shape."""
+    held = np.ascontiguousarray(np.broadcast_to(operand.real(), shape))
+    return Operand(f"{operand.name}_{'x'.join(map(str, shape))}", shape, operand.dtype, None, held)
+
+
 @lowers("Neg")
 def negate(operation: Operation, emit: Emitter) -> Var:
     """ONNX Neg-13 as a product with -1."""

@@ -1,4 +1,4 @@
-"""BatchNormalization and LayerNormalization."""
+"""BatchNormalization, LayerNormalization, GroupNormalization and InstanceNormalization."""
 
 from __future__ import annotations
 
@@ -54,6 +54,31 @@ def layer_normalization(operation: Operation, emit: Emitter) -> Var:
         epsilon=_epsilon(float(operation.attributes.get("epsilon", 1e-5)), emit),
         **optional,
     )
+
+
+@lowers("GroupNormalization", honours={"epsilon", "num_groups", "stash_type"}, objects=(needs_constants(1, 2), only("stash_type", 1)))
+def group_normalization(operation: Operation, emit: Emitter) -> Var:
+    """ONNX GroupNormalization-21: each group of channels to mean 0 and variance 1, then one product and one sum a channel."""
+    x, scale, bias = (required(operation, position) for position in range(3))
+    grouped = emit("reshape", x=emit.value(x), shape=[x.shape[0], operation.attributes["num_groups"], -1])
+    epsilon = _epsilon(float(operation.attributes.get("epsilon", 1e-5)), emit)
+    normal = emit("reshape", x=emit("layer_norm", x=grouped, axes=[2], epsilon=epsilon), shape=list(x.shape))
+    shape = (-1, *[1] * (x.rank - 2))
+    scaled = emit("mul", x=normal, y=emit.reals(scale.real().reshape(shape), scale.name))
+    return emit("add", x=scaled, y=emit.reals(bias.real().reshape(shape), bias.name))
+
+
+def _instance_rank(operation: Operation) -> tuple[str, str] | None:
+    rank = required(operation, 0).rank
+    return None if rank in (3, 4) else (f"normalizes rank {rank}", "use an input of rank 3 or 4")
+
+
+@lowers("InstanceNormalization", honours={"epsilon"}, objects=(needs_constants(1, 2), _instance_rank))
+def instance_normalization(operation: Operation, emit: Emitter) -> Var:
+    """ONNX InstanceNormalization-6."""
+    x, scale, bias = (emit.value(required(operation, position)) for position in range(3))
+    epsilon = _epsilon(float(operation.attributes.get("epsilon", 1e-5)), emit)
+    return emit("instance_norm", x=x, gamma=scale, beta=bias, epsilon=epsilon)
 
 
 def _epsilon(epsilon: float, emit: Emitter) -> np.floating:

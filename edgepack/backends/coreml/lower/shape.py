@@ -1,4 +1,5 @@
-"""Operators that move elements: Concat, Split, Slice, Pad, Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Gather."""
+"""Operators that move elements: Concat, Split, Slice, Pad, Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Gather,
+DepthToSpace, Expand, Tile."""
 
 from __future__ import annotations
 
@@ -134,3 +135,22 @@ def gather(operation: Operation, emit: Emitter) -> Var:
     assert indices.constant is not None
     wrapped = np.where(indices.constant < 0, indices.constant + x.shape[axis], indices.constant).astype(np.int32)
     return emit("gather", x=emit.value(x), indices=wrapped[()], axis=axis)
+
+
+@lowers("DepthToSpace", honours={"blocksize", "mode"}, objects=(only("mode", "DCR", "CRD"),))
+def depth_to_space(operation: Operation, emit: Emitter) -> Var:
+    """ONNX DepthToSpace-13: mode DCR is MIL's depth_to_space, CRD (torch's PixelShuffle) its pixel_shuffle."""
+    x, block = emit.value(required(operation, 0)), operation.attributes["blocksize"]
+    if operation.attributes.get("mode", "DCR") == "DCR":
+        return emit("depth_to_space", x=x, block_size=block)
+    return emit("pixel_shuffle", x=x, upscale_factor=block)
+
+
+@lowers("Expand", "Tile", reals=False, objects=(needs_constants(1),))
+def tile(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Expand-13 and Tile-13: the elements of each dimension as often as the output is longer."""
+    x, shape = required(operation, 0), operation.outputs[0].shape
+    aligned = (1,) * (len(shape) - x.rank) + x.shape
+    value = emit.value(x) if aligned == x.shape else emit("reshape", x=emit.value(x), shape=list(aligned))
+    repeats = [after // before for before, after in zip(aligned, shape, strict=True)]
+    return emit("tile", x=value, reps=repeats) if max(repeats, default=1) > 1 else value

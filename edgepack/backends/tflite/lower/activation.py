@@ -110,6 +110,44 @@ def hard_sigmoid(operation: Operation, emit: Emitter) -> View:
     return emit.run("MINIMUM", [shifted, emit.scalar(1, x)], emit.output(operation.outputs[0], x.layout, "Relu"), arithmetic("MINIMUM"))
 
 
+# log1p(u) = 2 atanh(t), t = u / (u + 2) <= 1/3: after these terms in t^2 <= 1/9 the rest is below 9^-8 / 17 = 1.4e-9 of the sum.
+_ATANH_TERMS = 8
+
+
+def _softplus(x: View, emit: Emitter) -> View:
+    """log(1 + e^x) as max(x, 0) + log1p(e^-|x|), whose exponential cannot overflow.
+
+    LOG is right to 1e-7 absolute near 1 only, which is all there is far below zero: log1p is a series instead.
+    """
+    decay = emit.unary("EXP", emit.unary("NEG", emit.unary("ABS", x)))
+    t = emit.binary("DIV", decay, emit.binary("ADD", decay, emit.scalar(2, x)))
+    square = emit.binary("MUL", t, t)
+    total = emit.binary("MUL", square, emit.scalar(1 / (2 * _ATANH_TERMS - 1), x))
+    for term in range(_ATANH_TERMS - 2, 0, -1):
+        total = emit.binary("MUL", emit.binary("ADD", total, emit.scalar(1 / (2 * term + 1), x)), square)
+    series = emit.binary("MUL", emit.binary("ADD", total, emit.scalar(1, x)), t)
+    return emit.binary("ADD", emit.unary("RELU", x), emit.binary("ADD", series, series))
+
+
+@lowers("Softplus")
+def softplus(operation: Operation, emit: Emitter) -> View:
+    """ONNX Softplus-1."""
+    return _softplus(emit.take(operation.inputs[0]), emit)
+
+
+@lowers("Mish")
+def mish(operation: Operation, emit: Emitter) -> View:
+    """ONNX Mish-18 = x * tanh(softplus(x)) = x * n / (n + 2) with n = e^x (e^x + 2): log(1 + e^x) is 0 where e^x is below 2^-24.
+
+    From x = 20 on the quotient is 1 in float32, and e^40 far from the largest number.
+    """
+    x = emit.take(operation.inputs[0])
+    power = emit.unary("EXP", emit.binary("MINIMUM", x, emit.scalar(20, x)))
+    n = emit.binary("MUL", power, emit.binary("ADD", power, emit.scalar(2, x)))
+    bent = emit.binary("DIV", n, emit.binary("ADD", n, emit.scalar(2, x)))
+    return emit.run("MUL", [x, bent], emit.output(operation.outputs[0], x.layout), arithmetic("MUL"))
+
+
 @lowers("Elu", honours={"alpha"})
 def elu(operation: Operation, emit: Emitter) -> View:
     """ONNX Elu-6 -> ELU for alpha 1, else max(x, 0) + alpha * elu(min(x, 0))."""

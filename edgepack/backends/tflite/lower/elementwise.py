@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from edgepack.backends.tflite.emit import ACTIVATIONS, Emitter, arithmetic
+from edgepack.backends.tflite.emit import ACTIVATIONS, Emitter, arithmetic, stored_dtype
 from edgepack.backends.tflite.layout import Layout
 from edgepack.backends.tflite.program import Options, View
 from edgepack.backends.tflite.table import Refusal, attribute_is, equal_encodings, lowers
@@ -109,15 +110,36 @@ def minimum(operation: Operation, emit: Emitter) -> View:
     return _folded("MINIMUM", operation, emit)
 
 
-@lowers("Pow")
+def _one_type(operation: Operation) -> Refusal:
+    """POW takes both operands in one type; a whole exponent becomes real, a real one of a whole base has no counterpart."""
+    base, exponent = operation.inputs[:2]
+    assert base is not None and exponent is not None
+    is_held = base.dtype == "float32" or exponent.dtype != "float32"
+    return None if is_held else (f"{base.dtype} to the power of float32 has no kernel", "cast the base to float32 in the student")
+
+
+def _of_type(base: Operand | None, exponent: Operand, emit: Emitter) -> Operand:
+    """The exponent in the type of the base."""
+    if base is None or stored_dtype(base.dtype) == stored_dtype(exponent.dtype):
+        return exponent
+    held = None if exponent.constant is None else exponent.constant.astype(base.dtype)
+    converted = replace(exponent, name=f"{exponent.name}/{base.dtype}", dtype=base.dtype, constant=held)
+    if held is None:
+        x = emit.take(exponent)
+        fields = {"inDataType": x.tensor.dtype, "outDataType": base.dtype}
+        emit.bind(converted.name, emit.run("CAST", [x], emit.output(converted, x.layout), Options("CastOptions", fields)))
+    return converted
+
+
+@lowers("Pow", objects=(_one_type,))
 def power(operation: Operation, emit: Emitter) -> View:
     """ONNX Pow-15 -> SQUARE or SQRT where the exponent is 2 or 0.5, which every delegate has, else POW."""
     exponent = operation.inputs[1]
     assert exponent is not None
     if exponent.constant is None or exponent.constant.size != 1 or exponent.shape not in ((), (1,)):
-        return broadcast("POW", operation, emit, operation.inputs)
+        return broadcast("POW", operation, emit, (operation.inputs[0], _of_type(operation.inputs[0], exponent, emit)))
     value = float(exponent.real().item())
-    kernel = {2.0: "SQUARE", 0.5: "SQRT"}.get(value)
+    kernel = {2.0: "SQUARE", 0.5: "SQRT"}.get(value) if operation.outputs[0].dtype == "float32" else None
     x = emit.take(operation.inputs[0])
     if kernel is not None:
         return emit.run(kernel, [x], emit.output(operation.outputs[0], x.layout))

@@ -68,6 +68,12 @@ def gemm(operation: Operation, emit: Emitter) -> View:
     return _added(operation, emit, fully_connected(without, emit, x, _bias(without, emit)), addend)
 
 
+def _multiplied(product: View, operation: Operation, emit: Emitter) -> View:
+    """alpha times a product that has no weight to fold it into."""
+    alpha = float(operation.attributes.get("alpha", 1.0))
+    return product if alpha == 1 else emit.binary("MUL", product, emit.scalar(alpha, product))
+
+
 def _transposed(view: View, wanted: bool) -> View:
     """The matrix or its transpose, as a renaming."""
     if not wanted:
@@ -173,7 +179,7 @@ def _batched(operation: Operation, emit: Emitter, x: View) -> View:
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     product = replace(operation.outputs[0], shape=(*batch, x.shape[-2], y.shape[-1]))
     options = Options("BatchMatMulOptions", {"adjX": False, "adjY": is_adjoint})
-    output = emit.run("BATCH_MATMUL", stored, emit.output(product, Layout.plain(product.shape)), options)
+    output = _multiplied(emit.run("BATCH_MATMUL", stored, emit.output(product, Layout.plain(product.shape)), options), operation, emit)
     activated = _activated(output, operation, emit) if len(operation.inputs) == 2 else output
     return emit.reshaped(activated, operation.outputs[0].shape)
 

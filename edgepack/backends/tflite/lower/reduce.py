@@ -1,4 +1,4 @@
-"""Reductions: the axes are renamed to where they lie, nothing is moved."""
+"""Reductions and ArgMax: the axes are renamed to where they lie, nothing is moved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from edgepack.backends.tflite.emit import Emitter
 from edgepack.backends.tflite.layout import Shape
 from edgepack.backends.tflite.program import Options, View
-from edgepack.backends.tflite.table import Refusal, constant_inputs, equal_encodings, lowers
+from edgepack.backends.tflite.table import Refusal, attribute_is, constant_inputs, equal_encodings, lowers
 from edgepack.quantize.fold import Operation
 
 
@@ -45,6 +45,13 @@ def _is_float(operation: Operation) -> Refusal:
     return None if source.dtype == "float32" else (f"{operation.op_type} of {source.dtype} has no kernel", "cast to float32 first")
 
 
+def _not_bool(operation: Operation) -> Refusal:
+    """REDUCE_MAX and REDUCE_MIN abort on bool when they run."""
+    source = operation.inputs[0]
+    assert source is not None
+    return None if source.dtype != "bool" else (f"{operation.op_type} of bool has no kernel", "cast to int32 first")
+
+
 _HONOURS = {"axes", "keepdims", "noop_with_empty_axes"}
 
 
@@ -60,13 +67,13 @@ def reduce_sum(operation: Operation, emit: Emitter) -> View:
     return _lower("SUM", operation, emit)
 
 
-@lowers("ReduceMax", honours=_HONOURS, objects=(constant_inputs(1),), integer=(equal_encodings,))
+@lowers("ReduceMax", honours=_HONOURS, objects=(constant_inputs(1), _not_bool), integer=(equal_encodings,))
 def reduce_max(operation: Operation, emit: Emitter) -> View:
     """ONNX ReduceMax-20 -> REDUCE_MAX."""
     return _lower("REDUCE_MAX", operation, emit)
 
 
-@lowers("ReduceMin", honours=_HONOURS, objects=(constant_inputs(1),), integer=(equal_encodings,))
+@lowers("ReduceMin", honours=_HONOURS, objects=(constant_inputs(1), _not_bool), integer=(equal_encodings,))
 def reduce_min(operation: Operation, emit: Emitter) -> View:
     """ONNX ReduceMin-20 -> REDUCE_MIN."""
     return _lower("REDUCE_MIN", operation, emit)
@@ -86,3 +93,15 @@ def reduce_l2(operation: Operation, emit: Emitter) -> View:
     if not axes:
         return emit.unary("SQRT", squared)
     return emit.unary("SQRT", reduced("SUM", operation, emit, squared, axes, bool(operation.attributes.get("keepdims", 1))))
+
+
+@lowers("ArgMax", honours={"axis", "keepdims", "select_last_index"}, objects=(attribute_is("select_last_index", 0), _is_float))
+def arg_max(operation: Operation, emit: Emitter) -> View:
+    """ONNX ArgMax-13 -> ARG_MAX, which drops the axis, and a RESHAPE where the hub keeps it."""
+    x, result = emit.take(operation.inputs[0]), operation.outputs[0]
+    x = emit.plain(x) if x.layout.merged else x
+    axis = int(operation.attributes.get("axis", 0)) % len(x.shape)
+    output = emit.output(result, x.layout.without((axis,)))
+    fields = {"outputType": output.tensor.dtype}
+    found = emit.run("ARG_MAX", [x, emit.indices("axis", x.layout.position(axis))], output, Options("ArgMaxOptions", fields))
+    return emit.reshaped(found, result.shape)

@@ -127,6 +127,17 @@ def _linear_matches(operation: Operation) -> Refusal:
     )
 
 
+def _corners_are_whole(operation: Operation) -> Refusal:
+    """Where a given scale leaves a fraction of a pixel, the specification aligns that fraction and onnxruntime the cut size."""
+    source = operation.inputs[0]
+    assert source is not None
+    if operation.attributes.get("coordinate_transformation_mode") != "align_corners":
+        return None
+    lengths = [(axis, _scale(operation, axis) * size, operation.outputs[0].shape[axis]) for axis, size in enumerate(source.shape)]
+    odd = next((axis for axis, length, out in lengths if abs(length - out) > _COORDINATE_TOLERANCE * out), None)
+    return None if odd is None else (f"align_corners with a scale that gives axis {odd} no whole size", "give sizes instead of scales")
+
+
 def _scale_is_fixed(operation: Operation) -> Refusal:
     mode = operation.attributes.get("coordinate_transformation_mode", "half_pixel")
     return None if mode in _ONNX else (f"coordinate mode {mode} has no TFLite form", "use half_pixel")
@@ -152,6 +163,7 @@ def _scale_is_fixed(operation: Operation) -> Refusal:
         attribute_is("antialias", 0),
         _scale_is_fixed,
         _only_space,
+        _corners_are_whole,
         _linear_matches,
     ),
     integer=(equal_encodings,),

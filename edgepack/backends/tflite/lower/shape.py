@@ -36,6 +36,17 @@ def expand(operation: Operation, emit: Emitter) -> View:
     return emit.run("BROADCAST_TO", inputs, emit.output(result, layout), Options("BroadcastToOptions"))
 
 
+@lowers("Tile", objects=(constant_inputs(1),))
+def tile(operation: Operation, emit: Emitter) -> View:
+    """ONNX Tile-13 -> TILE."""
+    x, repeats = emit.take(operation.inputs[0]), operation.inputs[1]
+    assert repeats is not None and repeats.constant is not None
+    x = emit.plain(x) if x.layout.merged else x
+    stored = [int(repeats.constant[axis]) for axis in x.layout.order]
+    output = emit.output(operation.outputs[0], x.layout.of(operation.outputs[0].shape))
+    return emit.run("TILE", [x, emit.indices("multiples", stored)], output, Options("TileOptions"))
+
+
 @lowers("DepthToSpace", honours={"blocksize", "mode"}, objects=(ranks(4), attribute_is("mode", "DCR", "CRD")), integer=(equal_encodings,))
 def depth_to_space(operation: Operation, emit: Emitter) -> View:
     """ONNX DepthToSpace-13 as its definition: split the channels, interleave, join; DCR is TFLite's own order and CRD is pixel shuffle."""

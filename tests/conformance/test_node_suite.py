@@ -1,0 +1,75 @@
+"""The node suite as a test: a sample of every operator family by default, everything under ``-m slow``."""
+
+import functools
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conformance.cases import FORMATS, Survey, survey
+from tests.conformance.node_suite import Record, check_lists, failures, run, tasks
+from tests.conformance.report import general
+from tests.conformance.worker import PASS, REFUSED, at_hub_opset, booleans_as_int32
+
+# One case a family and, where there was one, the case that once failed.
+SAMPLE = tuple(
+    """
+    test_abs test_add_bcast test_and2d test_argmax_keepdims_example test_averagepool_2d_pads_count_include_pad test_batchnorm_epsilon
+    test_mish_expanded test_ceil test_clip_expanded test_concat_3d_axis_1 test_constant_pad test_conv_with_strides_padding
+    test_convtranspose_pads test_depthtospace_crd_mode_example test_div test_dropout_default_ratio test_elu test_equal_bcast test_erf
+    test_expand_dim_changed test_flatten_axis2 test_gather_negative_indices test_gelu_tanh_1 test_gemm_all_attributes
+    test_globalaveragepool test_hardswish test_instancenorm_example test_leakyrelu
+    test_logsoftmax_axis_1 test_matmul_3d test_maxpool_2d_same_upper test_not_2d test_pow_types_float32_int64 test_prelu_broadcast
+    test_reduce_max_bool_inputs test_reduce_mean_keepdims_random test_reshape_allowzero_reordered
+    test_resize_downsample_scales_linear_align_corners test_slice test_softmax_axis_2 test_split_equal_parts_1d_opset18 test_tile
+    test_transpose_all_permutations_3 test_where_example test_size
+    """.split()  # noqa: SIM905 - a table, not a column
+)
+
+
+@functools.cache
+def found() -> Survey:
+    return survey()
+
+
+def told(records: list[Record]) -> list[str]:
+    return [f"{held.format} {held.case} ({held.variant}): {held.result.outcome}, {held.result.reason}" for held in records]
+
+
+def test_a_sample_of_node_cases_is_right_or_refused_with_a_reason() -> None:
+    records = run(tasks(found(), FORMATS, SAMPLE), jobs=1)
+    assert told(failures(records)) == []
+    assert all(record.result.reason for record in records if record.result.outcome == REFUSED)
+    passed = {name: {held.case for held in records if held.format == name and held.result.outcome == PASS} for name in FORMATS}
+    # A converter that refused everything would be right too: most of the sample is of operators both formats have.
+    assert all(len(cases) > len(SAMPLE) * 2 / 3 for cases in passed.values())
+
+
+def test_the_committed_lists_name_every_eligible_case_of_the_installed_onnx() -> None:
+    assert check_lists(found(), FORMATS) == []
+
+
+@pytest.mark.slow
+def test_no_node_case_is_wrong_or_crashes() -> None:
+    assert told(failures(run(tasks(found(), FORMATS)))) == []
+
+
+def test_a_model_of_a_newer_opset_is_renumbered_only_when_its_nodes_exist_in_the_hubs() -> None:
+    cases = found().cases
+    assert at_hub_opset(cases["test_flatten_axis2"].model).opset_import[0].version == 21
+    newer = cases["test_attention_4d"].model
+    assert at_hub_opset(newer) is newer
+
+
+def test_boolean_ends_become_int32_and_the_model_computes_the_same() -> None:
+    case = found().cases["test_and2d"]
+    model = booleans_as_int32(at_hub_opset(case.model))
+    onnx.checker.check_model(model, full_check=True)
+    feed = {name: array.astype(np.int32) for name, array in case.inputs.items()}
+    (given,) = onnx.reference.ReferenceEvaluator(model).run(None, feed)
+    assert given.dtype == np.int32 and np.array_equal(given, case.outputs["and"])
+
+
+def test_reasons_that_differ_in_names_and_sizes_only_count_as_one() -> None:
+    assert general("tflite: Tan 'n0': operator has no lowering (and 2 more; edgepack inspect lists all)") == "Tan has no lowering"
+    assert general("coreml: Gather 'n': input 1 ('i') is computed at run time") == "input 1 ('…') is computed at run time"

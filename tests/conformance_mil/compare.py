@@ -1,0 +1,114 @@
+"""Running one converted model on the interpreter and judging what it gives against Apple's expected values."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.mil.errors import MilError
+from edgepack.mil.program import Program
+
+Array = NDArray[Any]
+
+# Rounding to fp16 (11 significant bits, to nearest) moves a number by at most this part of itself.
+HALF_UNIT = 2.0**-11
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one prediction compares with Apple's expected values."""
+
+    kind: Literal["pass", "refused", "wrong", "no_values"]
+    reason: str = ""
+    operators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Apple's absolute and relative tolerance for fp32, and how many times the package rounds to fp16 (0 for fp32)."""
+
+    absolute: float
+    relative: float
+    roundings: int
+
+    def of(self, want: Array) -> Array:
+        """The largest difference allowed for each element.
+
+        Apple allows 0.5 + 5 % for fp16, which would pass most mistakes. Here every rounding on the way (input, constants, each operation)
+        adds half a unit in the last place of the largest expected magnitude: what is summed or normalised together is of that magnitude.
+        """
+        finite = np.abs(want[np.isfinite(want)])
+        largest = float(finite.max()) if finite.size else 0.0
+        return np.asarray(self.absolute + self.relative * np.abs(want) + self.roundings * HALF_UNIT * largest)
+
+
+def operators_of(model: Any) -> tuple[str, ...]:
+    """The MIL operations of a converted model, read from its protobuf, without constants and their casts."""
+    functions = model.get_spec().mlProgram.functions.values()
+    blocks = [block for function in functions for block in function.block_specializations.values()]
+    names = {str(operation.type) for block in blocks for operation in block.operations}
+    computing = {name for name in names if name != "const" and not name.startswith("constexpr_")}
+    return tuple(sorted(computing - {"cast", "identity"} or computing))
+
+
+def compare(model: Any, feed: Mapping[str, Any], expected: Mapping[str, Any] | None, tolerance: Tolerance) -> Comparison:
+    """Save ``model``, read it back, run it on ``feed`` and compare every output with ``expected``."""
+    operators = operators_of(model)
+    try:
+        found = _interpret(model, feed)
+    except MilError as error:
+        return Comparison("refused", _without_names(error.cause), operators)
+    except Exception as error:
+        return Comparison("wrong", f"the interpreter raised {type(error).__name__}: {error}", operators)
+    if expected is None:
+        return Comparison("no_values", "the test expects no values", operators)
+    reasons = [reason for name, want in expected.items() if (reason := _difference(name, found, want, tolerance))]
+    return Comparison("wrong" if reasons else "pass", "; ".join(reasons), operators)
+
+
+def _interpret(model: Any, feed: Mapping[str, Any]) -> dict[str, Array]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "case.mlpackage"
+        model.save(str(path))
+        program = Program.load(path)
+    samples = {declared.name: np.asarray(feed[declared.name]).astype(declared.dtype) for declared in program.inputs}
+    shapes = {declared.name: declared.shape for declared in program.inputs}
+    # Core ML has no features without dimensions: a scalar is fed as one element.
+    return program.run({name: sample.reshape(shapes[name]) if sample.ndim == 0 else sample for name, sample in samples.items()})
+
+
+def _difference(name: str, found: Mapping[str, Array], want: Any, tolerance: Tolerance) -> str:
+    """Why an output is not what Apple expects; empty when it is."""
+    given, wanted = found[_package_name(name)].astype(np.float64), np.asarray(want, np.float64)
+    if given.shape != wanted.shape and (wanted.shape, given.shape) != ((), (1,)):
+        return f"{name} has shape {given.shape}, Apple expects {wanted.shape}"
+    wanted = wanted.reshape(given.shape)
+    with np.errstate(invalid="ignore"):
+        close = (np.abs(given - wanted) <= tolerance.of(wanted)) | (given == wanted) | (np.isnan(given) & np.isnan(wanted))
+    if close.all():
+        return ""
+    worst = np.unravel_index(int(np.argmax(np.where(close, -1.0, np.nan_to_num(np.abs(given - wanted), nan=np.inf)))), close.shape)
+    return f"{name}: {int((~close).sum())} of {close.size} elements differ; {given[worst]:g}, Apple expects {wanted[worst]:g}"
+
+
+def _package_name(name: str) -> str:
+    """A variable's name as the converter writes it into the package."""
+    from coremltools.converters.mil.mil.passes.defs.preprocess import NameSanitizer
+
+    return str(NameSanitizer._replace_invalid_char_with_underscore(name))
+
+
+def _without_names(cause: str) -> str:
+    """A refusal without the names of this package's values, so that equal reasons can be counted."""
+    parts = cause.split("'")
+    if cause.startswith("value "):
+        return "a value has a symbolic shape"
+    if "cannot be read as an ML Program" in cause:
+        return f"the package{cause.partition('.mlpackage')[2]}"
+    return "".join(parts[:1] + parts[2:]).replace("  ", " ") if len(parts) > 2 else cause
