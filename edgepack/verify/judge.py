@@ -46,6 +46,9 @@ LOWEST_QUANTIZED_DB = 6.0
 # What a network computed in fp16 keeps (FACTS: 50 to 62 dB against float64), for targets whose static schemes compute in it.
 HALF_PRECISION_DB = 50.0
 
+# A difference that one printed decimal does not show.
+_UNSAID_DB = 0.05
+
 # One-sided 95 % of a normal distribution, in standard errors.
 _CHANCE = 1.645
 
@@ -61,7 +64,7 @@ class ParityBudget:
     Attributes:
         fp32_below_student_db: fp32 artifacts, below the student's own fp32 run, both against float64.
         quantized_below_hub_db: static int8 artifacts, below the quantized hub itself, both against float64.
-        quantized_reach_db: what the arithmetic of a static scheme reaches at best; a better quantized hub sets no higher floor.
+        quantized_reach_db: what the arithmetic of a static scheme reaches by itself; its noise adds to the quantized hub's.
     """
 
     fp32_below_student_db: float
@@ -190,16 +193,21 @@ def _quantized_floor(reference: NDArray[Any], hub: NDArray[Any], actual: NDArray
     A runtime that rounds a code the other way errs as much as the hub, but elsewhere: on few samples the two differ by luck alone.
     """
     hub_db, allowed = sqnr_db(reference, hub), budget.quantized_below_hub_db
-    if hub_db > budget.quantized_reach_db:
-        reason = (
-            f"quantized hub {min(hub_db, SUMMATION_DB):.1f} dB, taken as the {budget.quantized_reach_db:.0f} dB of fp16 - {allowed:g} dB"
-        )
-        return budget.quantized_reach_db - allowed, reason
     if reference.any() and hub_db < LOWEST_QUANTIZED_DB:
         return LOWEST_QUANTIZED_DB, f"quantized hub only {max(hub_db, WORST_DB):.1f} dB: 8 bits do not hold this student, try --ranges mse"
-    floor, reason = _below(hub_db, allowed, "quantized hub")
+    floor, reason = _below(*_expected(hub_db, allowed, budget.quantized_reach_db))
     chance = min(_CHANCE * gap_standard_error(reference, hub, actual), allowed)
     return (floor - chance, f"{reason} - {chance:.1f} dB of chance over {len(reference)} samples") if chance >= 0.05 else (floor, reason)
+
+
+def _expected(hub_db: float, allowed: float, reach_db: float) -> tuple[float, float, str]:
+    """What ``_below`` takes for a quantized hub computed in arithmetic that reaches ``reach_db``: independent noises add in power."""
+    if reach_db == inf:
+        return hub_db, allowed, "quantized hub"
+    joint_db = float(-10 * np.log10(10 ** (-min(hub_db, FLOAT32_ROUNDING_DB) / 10) + 10 ** (-reach_db / 10)))
+    if hub_db - joint_db < _UNSAID_DB:
+        return joint_db, allowed, "quantized hub"
+    return joint_db, allowed, f"quantized hub {min(hub_db, FLOAT32_ROUNDING_DB):.1f} dB and fp16's {reach_db:.0f} dB, together"
 
 
 def _below(measured: float, allowed: float, what: str) -> tuple[float, str]:

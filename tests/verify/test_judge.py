@@ -70,13 +70,15 @@ def test_many_samples_leave_nothing_to_luck() -> None:
     assert found.sqnr_db is not None and found.sqnr_db < found.floor_db
 
 
-def test_a_hub_better_than_fp16_asks_no_more_of_a_target_that_computes_in_fp16() -> None:
+@pytest.mark.parametrize(("hub_db", "floor"), [(85.7, 48.5), (50.0, 50 - 3.01 - 1.5), (30.0, 30 - 0.04 - 1.5)])
+def test_noise_of_fp16_adds_in_power_to_the_quantized_hubs_where_a_target_computes_in_it(hub_db: float, floor: float) -> None:
     half = ParityBudget(6.0, 1.5, quantized_reach_db=HALF_PRECISION_DB)
-    runs = _runs(hub_db=85.7)
-    for decibels, passes in ((48.6, True), (48.4, False)):
+    runs = _runs(hub_db=hub_db)
+    for decibels, passes in ((floor + 0.1, True), (floor - 0.1, False)):
         found = parity(W8A8, {"logits": _at(decibels)}, runs, half, "simulated")
         assert (judge_parity(found, "ios", "w8a8") == ()) is passes
-    assert _failures(W8A8, _at(72.4), runs) != ()
+        assert msgspec.json.decode(msgspec.json.encode(found), type=Parity) == found
+    assert _failures(W8A8, _at(hub_db - 1.6), runs) != ()
 
 
 @pytest.mark.parametrize("scheme", [FP32, W8A8])
