@@ -139,7 +139,8 @@ def _fold_constants(model: ir.Model) -> bool:
     from onnxscript import optimizer
 
     before = _fingerprint(model)
-    optimizer.optimize_ir(model, should_fold=lambda node: False if node.op_type == "DequantizeLinear" else None)
+    # onnxscript keeps ConstantOfShape for the sake of size; the shape arithmetic of TorchScript's exporter (nn.ZeroPad2d) hangs on it.
+    optimizer.optimize_ir(model, should_fold=lambda node: {"DequantizeLinear": False, "ConstantOfShape": True}.get(node.op_type))
     _embed_constants(model)
     return _fingerprint(model) != before
 

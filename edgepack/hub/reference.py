@@ -76,7 +76,7 @@ def _cannot(error: Exception) -> HubError:
 def _evaluator(model: onnx.ModelProto) -> Any:
     from onnx.reference import ReferenceEvaluator
 
-    return ReferenceEvaluator(_promote(model), new_ops=[_grouped_conv_transpose()])
+    return ReferenceEvaluator(_promote(model), new_ops=[_grouped_conv_transpose(), _inference_batch_normalization()])
 
 
 def _grouped_conv_transpose() -> Any:
@@ -93,6 +93,19 @@ def _grouped_conv_transpose() -> Any:
             return (np.concatenate(parts, axis=1),)
 
     return ConvTranspose
+
+
+def _inference_batch_normalization() -> Any:
+    """BatchNormalization by the statistics it is given: onnx 1.23's own takes opsets 7 to 13 for training and uses the batch's."""
+    from onnx.reference.ops import op_batch_normalization
+
+    newest: Any = op_batch_normalization.BatchNormalization_14
+
+    class BatchNormalization(newest):  # type: ignore[misc]
+        def _run(self, *tensors: Any, epsilon: Any = 1e-5, momentum: Any = 0.9, training_mode: Any = 0, spatial: Any = 1) -> Any:
+            return newest._run(self, *tensors, epsilon=epsilon, momentum=momentum, training_mode=training_mode)
+
+    return BatchNormalization
 
 
 def _promote(model: onnx.ModelProto) -> onnx.ModelProto:

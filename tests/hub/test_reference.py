@@ -91,6 +91,13 @@ def test_an_operator_agrees_with_torch_in_double(case: str) -> None:
     np.testing.assert_allclose(found, truth(x).numpy(), rtol=FLOAT64, atol=FLOAT64)
 
 
+@pytest.mark.parametrize("opset", [9, 13, 14, 17])
+def test_batch_normalization_of_any_opset_uses_the_statistics_it_is_given(opset: int) -> None:
+    found, x = result([node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"])], N, opset=opset)
+    wanted = F.batch_norm(x, double(N["m"]), double(N["v"]), double(N["s"]), double(N["b"])).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
 def test_functions_and_subgraphs_are_promoted_with_their_weights() -> None:
     third = numpy_helper.from_array(np.float32(3))
     body = helper.make_function(

@@ -85,7 +85,7 @@ def gated_segmenter(path: Path) -> dict[str, Shape]:
 
 def mobile_classifier(path: Path) -> dict[str, Shape]:
     """Asymmetric padding at stride 2, depthwise, ReLU6, squeeze-and-excite, an image flattened into a matrix; odd names."""
-    net = Network(opset=17)
+    net = Network(opset=13)
     x = net.clip(net.norm(net.conv("in put:0", 8, 3, (3, 3), strides=[2, 2], pads=[0, 0, 1, 1]), 8), 0, 6)
     x = net.clip(net.norm(net.conv(x, 16, 8, (1, 1)), 16), 0, 6)
     x = net.conv(x, 16, 16, (3, 3), group=16, pads=[1, 1, 1, 1])
