@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgepack.runner import ort
 from edgepack.runner.ort import RUNTIME, OrtSession
 
 
@@ -73,5 +74,40 @@ def test_a_feed_that_does_not_fit_is_refused(feed: dict[str, np.ndarray], sessio
 
 
 def test_it_says_what_it_runs_on(session: OrtSession) -> None:
-    assert session.describe() == {"providers": ["CPUExecutionProvider"]}
+    assert session.describe() == {"providers": ["CPUExecutionProvider"], "exact_int8": ort.sums_exactly()}
     assert (RUNTIME.name, RUNTIME.truth) == ("onnxruntime", "host")
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "exact"),
+    [
+        ("aarch64", set(), True),
+        ("x86_64", {"avx2", "avx512_vnni"}, True),
+        ("AMD64", {"avx2", "avx_vnni"}, True),
+        ("x86_64", {"avx2"}, False),
+        ("x86_64", set(), False),
+    ],
+)
+def test_the_slow_exact_kernels_are_asked_for_only_where_the_fast_ones_saturate(
+    monkeypatch: pytest.MonkeyPatch, machine: str, flags: set[str], exact: bool
+) -> None:
+    monkeypatch.setattr(ort.platform, "machine", lambda: machine)
+    monkeypatch.setattr(ort, "_cpu_flags", lambda: flags)
+    assert ort.sums_exactly.__wrapped__() is exact
+
+
+def test_codes_are_the_same_with_the_fast_and_the_exact_kernels(tmp_path: Path) -> None:
+    """255 * 127 + 255 * 127 does not fit 16 bits: a processor that saturates answers 32767 instead."""
+    path = tmp_path / "integer.onnx"
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
+        "integer",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, [1, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [1, 32])],
+        [helper.make_tensor("b", TensorProto.INT8, [64, 32], [127] * 64 * 32)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    held = RUNTIME.load(str(path), 1)
+    held.set_inputs({"a": np.full((1, 64), 255, np.uint8)})
+    held.invoke()
+    np.testing.assert_array_equal(held.outputs()["y"], np.full((1, 32), 64 * 255 * 127))
