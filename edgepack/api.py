@@ -15,9 +15,12 @@ from edgepack.latency.protocol import profile
 from edgepack.pack.files import load_pack as load_pack
 from edgepack.pack.manifest import Pack
 from edgepack.quantize.scheme import Scheme
+from edgepack.student.load import is_known_to_hold_codes
 from edgepack.targets import Target, load_target
 from edgepack.verify.steps import refuse_metrics_without_data
 
+# What is built when nothing was asked for; the others cost a build, a run and a timing each, and answer to a wish.
+_DEFAULT_SCHEMES = ("fp32", "w8a8")
 DEFAULT_TARGETS = ("raspberry-pi-5", "android", "ios")
 
 
@@ -77,21 +80,24 @@ def build(
     """
     chosen = _targets(targets)
     manifest = find_manifest(calibration) if calibration else None
-    has_evaluation = manifest is not None and CalibrationSet.load(manifest).evaluation is not None
-    refuse_metrics_without_data(metrics, has_evaluation)
+    evaluation = CalibrationSet.load(manifest).evaluation if manifest is not None else None
+    refuse_metrics_without_data(metrics, evaluation is not None)
     if ranges not in ("minmax", "mse"):
         raise RequestError(f"range method '{ranges}' is not known", "use minmax or mse")
     if threads < 1:
         raise RequestError(f"{threads} threads cannot run anything", "give 1 or more")
+    own_codes = is_known_to_hold_codes(student)
     request = BuildRequest(
         student=student,
         targets=chosen,
-        schemes={target.name: _schemes(target, schemes, manifest is not None) for target in chosen},
+        schemes={target.name: _schemes(target, schemes, manifest is not None, own_codes) for target in chosen},
         manifest=manifest,
         method=ranges,
         bias_correction=bias_correction,
         metrics=tuple(metrics),
-        has_evaluation=has_evaluation,
+        has_evaluation=evaluation is not None,
+        own_codes=own_codes,
+        by_student=evaluation is not None and evaluation.labels_of_student,
         limits=limits or Limits(),
     )
     timing = Timing(None if latency == "none" else profile(latency), threads)
@@ -109,15 +115,32 @@ def _targets(names: Sequence[str]) -> tuple[Target, ...]:
     return chosen
 
 
-def _schemes(target: Target, asked: Sequence[str], calibrated: bool) -> tuple[str, ...]:
-    """The schemes of one target; RequestError for one it does not carry or that lacks a calibration."""
-    parsed = [Scheme.parse(name) for name in dict.fromkeys(asked or target.schemes)]
+def _by_default(target: Target) -> Sequence[str]:
+    """Exact and smallest; everything a target carries when it carries neither."""
+    return [scheme for scheme in target.schemes if scheme in _DEFAULT_SCHEMES] or target.schemes
+
+
+def _schemes(target: Target, asked: Sequence[str], calibrated: bool, own_codes: bool) -> tuple[str, ...]:
+    """The schemes of one target; RequestError for one it does not carry, that lacks a calibration, or that would round codes again."""
+    parsed = [Scheme.parse(name) for name in dict.fromkeys(asked or _by_default(target))]
     for scheme in parsed:
         if scheme.name not in target.schemes:
             raise RequestError(f"target {target.name} does not carry scheme {scheme.name}", f"it carries {', '.join(target.schemes)}")
-        if asked and scheme.is_static and not calibrated:
+        if asked and own_codes and not scheme.is_static:
+            raise RequestError(f"the student carries codes of its own, which scheme {scheme.name} cannot keep", "use scheme w8a8")
+        if asked and scheme.is_static and not (calibrated or own_codes):
             raise RequestError(f"scheme {scheme.name} needs a calibration set", "give one with -c manifest.toml")
+    if own_codes:
+        return _static(parsed, target)
     possible = tuple(scheme.name for scheme in parsed if calibrated or not scheme.is_static)
     if not possible:
         raise RequestError(f"every scheme of target {target.name} needs a calibration set", "give one with -c manifest.toml")
     return possible
+
+
+def _static(schemes: Sequence[Scheme], target: Target) -> tuple[str, ...]:
+    """The static ones, which keep a student's own codes."""
+    static = tuple(scheme.name for scheme in schemes if scheme.is_static)
+    if not static:
+        raise RequestError(f"target {target.name} carries no scheme that keeps the student's own codes", "leave the target out")
+    return static

@@ -36,16 +36,24 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fp32_below_student_db: fp32 artifact: SQNR at most this far below the student's own fp32 run, both against float64.
         quantized_below_hub_db: static scheme: SQNR at most this far below the quantized hub's own.
         accuracy_drop_points: top-1 lost against the student's fp32 run, in percentage points, at most.
+        miou_drop_points: the same of mean IoU, for students whose evaluation set holds masks.
+        agreement_drop_points: how many of the samples that the student is sure of may change class, where its classes stand in for labels.
     """
 
     fp32_below_student_db: float = 6.0
     quantized_below_hub_db: float = 1.5
     accuracy_drop_points: float = 0.5
+    miou_drop_points: float = 1.0
+    agreement_drop_points: float = 2.0
 
     def __post_init__(self) -> None:
         # Nothing is ever above NaN or infinity: such a budget could not fail.
-        if not all(math.isfinite(limit) for limit in (self.fp32_below_student_db, self.quantized_below_hub_db, self.accuracy_drop_points)):
+        if not all(math.isfinite(limit) for limit in msgspec.structs.astuple(self)):
             raise ValueError("a budget must be a finite number")
+
+    def drop_points(self, metric: str) -> float:
+        """What may be lost of ``Accuracy.metric``."""
+        return {"mIoU": self.miou_drop_points, "agreement": self.agreement_drop_points}.get(metric, self.accuracy_drop_points)
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +68,11 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     minimum_os: str
     constraints: TargetConstraints = TargetConstraints()
     budgets: Budgets = Budgets()
+
+    @property
+    def computes_in_half(self) -> bool:
+        """Whether the target computes every scheme but fp32 in fp16, scales included."""
+        return self.constraints.scale_dtype == "float16"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name in _TAKEN:

@@ -58,6 +58,8 @@ class WriteOptions(msgspec.Struct, frozen=True):
         inputs, outputs: layouts by name ("NCHW", "NC", ""), from the student.
         minimum_os: deployment target ("iOS17"); "" for the backend's default.
         name, licence, labels: recorded in the artifact where the format has a place for them.
+        image_inputs: inputs that the artifact takes as images of pixels 0 to 255, where the format has them: name -> "RGB" or
+            "GRAYSCALE".
     """
 
     scheme: str
@@ -67,3 +69,4 @@ class WriteOptions(msgspec.Struct, frozen=True):
     name: str = ""
     licence: str = ""
     labels: tuple[str, ...] = ()
+    image_inputs: dict[str, str] = {}

@@ -10,9 +10,11 @@ import msgspec
 from edgepack.arrays import load_arrays
 from edgepack.backends.artifact import WriteOptions
 from edgepack.backends.registry import NEEDS_STATIC_SHAPES, backend
-from edgepack.backends.table import Obstacle
+from edgepack.backends.table import BackendError, Obstacle
 from edgepack.converter.step import Progress
 from edgepack.hub.pin import pinned, symbols
+from edgepack.quantize.kernels import with_half_kernels
+from edgepack.quantize.placement import carries_codes
 from edgepack.student.spec import StudentDescription
 from edgepack.targets import Target
 
@@ -35,14 +37,34 @@ def write(model: Path, student: Path, example: Path, target: dict[str, Any], sch
         licence=described.licence,
         labels=described.labels,
     )
+    _refuse_own_codes(model, scheme)
     writer = backend(goal.backend)
-    written = writer.write(as_backend_wants(model, goal.backend, example, out), out, options)
+    written = writer.write(as_backend_wants(_as_scheme_wants(model, scheme, out), goal.backend, example, out), out, options)
     progress(1, 2)
     findings = writer.lint(out / written.file)
     written = msgspec.structs.replace(written, minimum_os=written.minimum_os or goal.minimum_os)
     (out / "artifact.json").write_bytes(msgspec.json.encode(written))
     (out / "findings.json").write_bytes(msgspec.json.encode(findings))
     progress(2, 2)
+
+
+def _refuse_own_codes(model: Path, scheme: str) -> None:
+    """BackendError for a student that carries Q/DQ under a scheme that says nothing of codes: the artifact would hold them all the same."""
+    import onnx_ir as ir
+
+    if scheme == "fp32" and carries_codes(ir.load(model).graph):
+        raise BackendError("the student carries codes of its own, which scheme fp32 cannot keep", "use scheme w8a8")
+
+
+def _as_scheme_wants(model: Path, scheme: str, out: Path) -> Path:
+    """The model itself, or for fp16 a copy whose kernels are fp16 numbers already, so that no writer rounds them tap by tap."""
+    if scheme != "fp16":
+        return model
+    import onnx_ir as ir
+
+    path = out / "kernels.onnx"
+    ir.save(with_half_kernels(ir.load(model)), path)
+    return path
 
 
 def obstacles(hub: Path, example: Path, backends: list[str], out: Path, progress: Progress) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgepack.calibration.manifest import CalibrationError
 from edgepack.calibration.readers import Samples
 from edgepack.student.spec import TensorSpec
+from edgepack.verify.metrics import judged_pixels
 
 # Resampling and normalization in float32 leave the exact bounds by a few units in the last place; 1e-3 of the range is far above that
 # and far below what a forgotten division by 255 does.
@@ -110,9 +111,10 @@ def _check_labels(samples: Samples, classes: int, kind: str) -> None:
     assert labels is not None
     if len(labels) != samples.count:
         raise CalibrationError(f"the {kind} set has {samples.count} samples and {len(labels)} labels", "give one label a sample")
-    bad = np.flatnonzero((labels < 0) | (labels >= classes)) if classes else np.flatnonzero(labels < 0)
+    wrong = (labels < 0) | (labels >= classes) if classes else labels < 0
+    bad = np.argwhere(wrong & judged_pixels(labels, classes) if labels.ndim > 1 else wrong)
     if len(bad):
         allowed = f"outside 0..{classes - 1}" if classes else "negative"
         raise CalibrationError(
-            f"{kind} label {labels[bad[0]]} of sample {bad[0]} is {allowed}", "labels are indices into the student's classes"
+            f"{kind} label {labels[tuple(bad[0])]} of sample {bad[0][0]} is {allowed}", "labels are indices into the student's classes"
         )

@@ -3,7 +3,7 @@
     name = "photos"
     licence = "CC0-1.0"
     [calibration]
-    images = "photos/*.jpg"              # or npz, csv, python; exactly one
+    images = "photos/*.jpg"              # or npz, csv, python, crops; exactly one
     [evaluation]
     images = "held_out"                  # one folder a class
     labels = "folders"
@@ -21,7 +21,7 @@ from edgepack.data import data_folder
 from edgepack.errors import InputError
 from edgepack.student.spec import ImagePreprocessing
 
-_SOURCES = ("images", "npz", "csv", "python")
+_SOURCES = ("images", "npz", "csv", "python", "crops")
 
 
 class CalibrationError(InputError):
@@ -29,15 +29,20 @@ class CalibrationError(InputError):
 
 
 class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One set of samples; exactly one of ``images``, ``npz``, ``csv``, ``python`` is given.
+    """One set of samples; exactly one of ``images``, ``npz``, ``csv``, ``python``, ``crops`` is given.
 
     Attributes:
         images: a folder or a glob of image files, read through the student's preprocessing.
         npz: arrays with samples on the first axis. uint8 arrays of an image student are pixels 0..255, float arrays finished samples.
         csv: a header line, one sample a row.
         python: "file.py:function", a function that returns an iterable of samples: an array, a dict by input name, or (either, label).
+        crops: a crop list (``edgepack.calibration.crops``): boxes in photographs of installed packages, or of files beside the list.
+        split: of a crop list, the rows whose split this is; "" for all.
         columns: student input -> array key (npz), column name, glob or list of columns (csv). May be left out for a single input.
-        labels: array key (npz), column (csv), "folders" or a CSV file of "file,label" (images); "" for none. Python gives its own.
+        labels: array key (npz), column (csv), "folders" or a CSV file of "file,label" (images), "label" (crops); "" for none. Python
+            gives its own.
+            An array of rank 3 holds masks: a class index for every pixel, 255 where none is judged.
+        labels_of_student: of an evaluation set without labels: the student's own classes stand in for them.
         sha256: of the file, or of a folder's names and contents; checked when given.
         limit: use only the first so many samples; 0 for all.
     """
@@ -46,8 +51,11 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     npz: str = ""
     csv: str = ""
     python: str = ""
+    crops: str = ""
+    split: str = ""
     columns: dict[str, str | list[str]] = {}
     labels: str = ""
+    labels_of_student: bool = False
     sha256: str = ""
     limit: int = 0
 
@@ -57,12 +65,18 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"exactly one of {', '.join(_SOURCES)} must be given, not {', '.join(given) or 'none'}")
         if self.limit < 0:
             raise ValueError(f"limit is {self.limit}; give a number of samples, or 0 for all")
+        if self.labels and self.labels_of_student:
+            raise ValueError("labels are given, and labels_of_student says that there are none")
+        if self.split and not self.crops:
+            raise ValueError("split chooses rows of a crop list; give it with crops")
+        if self.crops and self.labels not in ("", "label"):
+            raise ValueError('the labels of a crop list are in its column "label"')
         if self.python and (self.sha256 or self.labels):
             raise ValueError("a python source takes neither sha256 nor labels: its function gives (sample, label)")
 
     @property
     def kind(self) -> str:
-        """Which of the four it is."""
+        """Which of the five it is."""
         return next(name for name in _SOURCES if getattr(self, name))
 
     @property

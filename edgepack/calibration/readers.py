@@ -1,4 +1,4 @@
-"""Readers: from a folder of images, a glob, .npz, .csv or a Python callable to stacked samples."""
+"""Readers: from a folder of images, a glob, .npz, .csv, a Python callable or a crop list to stacked samples."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.arrays import load_arrays, save_arrays
+from edgepack.calibration.crops import cut, read_crops
 from edgepack.calibration.manifest import CalibrationError, DataSource
 from edgepack.errors import EdgepackError, one_line
 from edgepack.student.spec import ImagePreprocessing, StudentDescription, TensorSpec
 
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 _PREFIX = "input:"
+# (height, width)
+_RANK_OF_A_MASK = 2
 # What numpy raises on a damaged archive or array.
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 Progress = Callable[[int, int], None]
@@ -35,7 +38,7 @@ class Samples:
 
     Attributes:
         arrays: input name -> array of shape (N, *input shape).
-        labels: class indices of shape (N,), int64, or None.
+        labels: class indices of shape (N,), or masks of shape (N, H, W) with 255 where nothing is judged; int64, or None.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -124,17 +127,21 @@ def _refuse_unknown_columns(request: Request) -> None:
 @reads("images")
 def _images(request: Request) -> Samples:
     """A folder (searched to the bottom) or a glob, in sorted order, through the student's preprocessing."""
-    preprocessing, spec = request.preprocessing, request.single_input
-    if preprocessing is None:
-        raise CalibrationError(
-            f"'{request.source.path}' holds images but the student declares no preprocessing", "give Student(preprocessing=...)"
-        )
+    spec, preprocessing = request.single_input, _preprocessing(request)
     files = _limited(_image_files(request), request.source.limit)
     layout = spec.layout or "NCHW"
     samples = [_with_progress(request, index, len(files), preprocessing.load(file, layout)) for index, file in enumerate(files)]
     labels = _image_labels(request, files)
     stacked = np.stack(samples) if samples else np.zeros((0, *_sizes(spec)), np.float32)
     return Samples({spec.name: stacked}, labels)
+
+
+def _preprocessing(request: Request) -> ImagePreprocessing:
+    if request.preprocessing is None:
+        raise CalibrationError(
+            f"'{request.source.path}' holds images but the student declares no preprocessing", "give Student(preprocessing=...)"
+        )
+    return request.preprocessing
 
 
 def _image_files(request: Request) -> list[Path]:
@@ -189,6 +196,22 @@ def _csv_rows(path: Path) -> list[list[str]]:
         raise CalibrationError(f"{path.name} cannot be read as CSV ({error})", "give a UTF-8 file of comma-separated values") from error
 
 
+@reads("crops")
+def _crops(request: Request) -> Samples:
+    """The rows of a crop list that are of the split asked for, in order, through the student's preprocessing."""
+    spec, preprocessing, source = request.single_input, _preprocessing(request), request.source
+    path = _inside(request.root, source.path)
+    crops = _limited([crop for crop in read_crops(path) if source.split in ("", crop.split)], source.limit)
+    if not crops:
+        raise CalibrationError(f"{path.name} has no row of split '{source.split}'", "name a split of its column split")
+    samples = []
+    for index, crop in enumerate(crops):
+        image = cut(crop, path.parent, f"{path.name} crop {index} of '{crop.scene}'")
+        samples.append(_with_progress(request, index, len(crops), preprocessing.sample(image, spec.layout or "NCHW")))
+    labels = _label_indices([crop.label for crop in crops], request.student.labels) if source.labels else None
+    return Samples({spec.name: np.stack(samples)}, labels)
+
+
 @reads("npz")
 def _npz(request: Request) -> Samples:
     path = _inside(request.root, request.source.path)
@@ -196,7 +219,7 @@ def _npz(request: Request) -> Samples:
         arrays = {spec.name: _npz_array(request, spec, archive, path) for spec in request.student.inputs}
         labels = _take(archive, request.source.labels, path) if request.source.labels else None
     limit = request.source.limit or None
-    classes = None if labels is None else _label_indices(labels[:limit].tolist(), request.student.labels)
+    classes = None if labels is None else _label_indices(_listed(labels[:limit]), request.student.labels)
     return Samples({name: array[:limit] for name, array in arrays.items()}, classes)
 
 
@@ -337,15 +360,28 @@ def _with_progress(request: Request, index: int, total: int, sample: NDArray[np.
     return sample
 
 
-def _label_indices(labels: Sequence[Any], names: Sequence[str]) -> NDArray[np.int64]:
-    """Class indices from indices or class names."""
+def _label_indices(labels: Sequence[Any] | NDArray[Any], names: Sequence[str]) -> NDArray[np.int64]:
+    """Class indices from indices or class names; masks, arrays of indices of one shape, as they are."""
     index = {name: position for position, name in enumerate(names)}
     try:
+        if len(labels) and np.ndim(labels[0]) == _RANK_OF_A_MASK:
+            return _masks(np.asarray(labels))
         return np.asarray([index[label] if isinstance(label, str) and label in index else _whole(label) for label in labels], np.int64)
     except (ValueError, TypeError, OverflowError) as error:
         raise CalibrationError(
             f"a label is neither a class name nor an index ({error})", "use the student's labels or their indices"
         ) from error
+
+
+def _listed(labels: NDArray[Any]) -> Sequence[Any] | NDArray[Any]:
+    """Python numbers and strings; masks stay an array."""
+    return labels if labels.ndim > _RANK_OF_A_MASK else labels.tolist()
+
+
+def _masks(masks: NDArray[Any]) -> NDArray[np.int64]:
+    if not np.issubdtype(masks.dtype, np.integer):
+        raise ValueError(f"masks are {masks.dtype}")
+    return masks.astype(np.int64)
 
 
 def _whole(label: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import edgepack
-from edgepack.cli import build, demo, doctor, init, inspect, report, run, targets
+from edgepack.cli import build, demo, doctor, init, inspect, report, run, targets, waterfall
 from edgepack.cli.output import fail, wants_json
 from edgepack.errors import EdgepackError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog="Exit codes: 0 ok, 1 a gate failed, 2 bad usage or input, 3 a step failed, 4 a device cannot be reached.",
 )
-for _verb in (build, inspect, run, report, targets, demo, init, doctor):
+for _verb in (build, inspect, run, waterfall, report, targets, demo, init, doctor):
     app.command(name=_verb.__name__.rpartition(".")[2])(_verb.command)
 
 

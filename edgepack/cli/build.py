@@ -15,7 +15,9 @@ TargetOption = Annotated[
 CalibrationOption = Annotated[
     str | None, typer.Option("--calibration", "-c", help="Calibration manifest (.toml), or the name of a shipped one.")
 ]
-SchemeOption = Annotated[list[str] | None, typer.Option("--scheme", "-s", help="fp32, w8a8; repeat. Default: all that the target carries.")]
+SchemeOption = Annotated[
+    list[str] | None, typer.Option("--scheme", "-s", help="fp32, fp16, w8, w8d8, w8a8; repeat. Default: fp32, and w8a8 with -c.")
+]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the pack; an older pack there is replaced whole.")]
 LatencyOption = Annotated[str, typer.Option(help="Latency profile: quick, smoke, mlperf or none.")]
 TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds a step or a runner may take.")]

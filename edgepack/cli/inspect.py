@@ -1,44 +1,155 @@
-"""``edgepack inspect``: what of a student would convert, what would not, and how large it would be."""
+"""``edgepack inspect``: what a model file holds, and what of a student would convert, what would not, and how large it would be."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.cli.build import CalibrationOption, Json, StudentArgument, TargetOption
+from edgepack.cli.build import CalibrationOption, Json, MemoryOption, SchemeOption, TargetOption, TimeoutOption
 
 if TYPE_CHECKING:
     from edgepack.backends.table import Obstacle
+    from edgepack.converter.step import Limits
     from edgepack.hub.steps import HubNotes
+    from edgepack.inspection.facts import FileFacts
     from edgepack.student.spec import StudentDescription
     from edgepack.targets import Target
 
+SubjectArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="An .onnx, .tflite or .mlpackage, a pack, or a student (file.py:function, .pt2).")
+]
 
-def command(student: StudentArgument, target: TargetOption = None, calibration: CalibrationOption = None, json: Json = False) -> None:
-    """List every obstacle of STUDENT for all targets at once, its operators, tensors and expected sizes. Exit code 1 if there is one."""
-    from edgepack.api import DEFAULT_TARGETS
-    from edgepack.cli.output import Progress, emit_json
-    from edgepack.targets import load_target
 
-    targets = [load_target(name) for name in target or DEFAULT_TARGETS]
-    with Progress(quiet=json) as progress:
-        described, notes, obstacles = _look(student, targets, calibration, progress)
-    found = {goal.name: [str(obstacle) for obstacle in obstacles if obstacle.backend == goal.backend] for goal in targets}
-    if json:
-        emit_json(_as_data(described, notes, targets, obstacles))
+def command(
+    model: SubjectArgument,
+    target: TargetOption = None,
+    scheme: SchemeOption = None,
+    calibration: CalibrationOption = None,
+    timeout: TimeoutOption = 600,
+    memory: MemoryOption = 8,
+    json: Json = False,
+) -> None:
+    """Show what a model file or a pack holds: operators, weights, quantization, inputs and outputs, cost, and what looks wrong. Of a
+    student, also every obstacle for all targets at once. Exit code 1 if there is an error or an obstacle."""
+    from edgepack.converter.step import Limits
+    from edgepack.pack.files import MANIFEST
+
+    path, limits = Path(model), Limits(timeout, int(memory * 2**30))
+    if (path / MANIFEST).is_file():
+        _inspect_pack(path, target or [], scheme or [], limits, json)
+    elif path.suffix in (".tflite", ".mlpackage", ".mlmodel"):
+        _inspect_file(path, limits, json)
     else:
-        _show(described, notes, targets, obstacles)
-    if any(found.values()):
+        _inspect_student(model, target, calibration, limits, json)
+
+
+def _has_error(facts: FileFacts) -> bool:
+    return any(found.level == "error" for found in facts.findings)
+
+
+def _inspect_file(path: Path, limits: Limits, as_json: bool) -> None:
+    """One artifact, by any tool."""
+    import msgspec
+    from rich.console import Console
+
+    from edgepack.cli.facts import show_file
+    from edgepack.cli.output import emit_json
+
+    facts = _facts({path.name: path}, limits, as_json)[path.name]
+    if as_json:
+        emit_json({"ok": not _has_error(facts), "file": msgspec.to_builtins(facts)})
+    else:
+        show_file(Console(), facts)
+    if _has_error(facts):
         raise typer.Exit(1)
 
 
+def _facts(files: dict[str, Path], limits: Limits, quiet: bool) -> dict[str, FileFacts]:
+    from edgepack.cli.output import Progress
+    from edgepack.inspection.plan import look_at
+
+    with Progress(quiet=quiet or len(files) == 1) as progress:
+        return look_at(files, limits, progress)
+
+
+def _inspect_pack(folder: Path, targets: list[str], schemes: list[str], limits: Limits, as_json: bool) -> None:
+    """Every artifact at a line each; those that -t or -s choose in full."""
+    import msgspec
+    from rich.console import Console
+
+    from edgepack.cli.facts import show_file, show_pack
+    from edgepack.cli.output import emit_json
+    from edgepack.pack.files import inside, load_pack
+    from edgepack.pack.run import chosen
+
+    manifest = load_pack(folder)
+    artifacts = chosen(manifest, targets, schemes)
+    found = _facts({held.file.path: inside(folder, held.file.path) for held in artifacts}, limits, as_json)
+    console = Console()
+    if as_json:
+        rows = [{"target": held.target, "scheme": held.scheme, "file": msgspec.to_builtins(found[held.file.path])} for held in artifacts]
+        emit_json({"ok": not any(map(_has_error, found.values())), "artifacts": rows})
+    elif targets or schemes:
+        for held in artifacts:
+            show_file(console, msgspec.structs.replace(found[held.file.path], file=held.file.path))
+    else:
+        named = {(held.target, held.scheme, held.file.path): found[held.file.path] for held in artifacts}
+        show_pack(console, manifest.student.name, named)
+    if any(map(_has_error, found.values())):
+        raise typer.Exit(1)
+
+
+def _inspect_student(student: str, target: list[str] | None, calibration: str | None, limits: Limits, as_json: bool) -> None:
+    """What would convert; of an .onnx also the file itself, which is shown even when it is no student."""
+    from edgepack.api import DEFAULT_TARGETS
+    from edgepack.cli.output import Progress, emit_json
+    from edgepack.converter.execute import StepFailedError
+    from edgepack.targets import load_target
+
+    targets = [load_target(name) for name in target or DEFAULT_TARGETS]
+    path = Path(student)
+    facts = _facts({path.name: path}, limits, as_json)[path.name] if path.suffix == ".onnx" and path.is_file() else None
+    if facts is not None and not as_json:
+        _show_facts(facts)
+    try:
+        with Progress(quiet=as_json) as progress:
+            described, notes, obstacles = _look(student, targets, calibration, limits, progress)
+    except StepFailedError as error:
+        if facts is None or not as_json:
+            raise
+        emit_json({"ok": False, "file": _built(facts), "step": error.step, "cause": error.cause, "hint": error.hint})
+        raise typer.Exit(error.exit_code) from error
+    if as_json:
+        emit_json({**_as_data(described, notes, targets, obstacles), **({"file": _built(facts)} if facts else {})})
+    else:
+        _show(described, notes, targets, obstacles, with_ports=facts is None)
+    if obstacles or (facts is not None and _has_error(facts)):
+        raise typer.Exit(1)
+
+
+def _built(facts: FileFacts) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(facts)
+
+
+def _show_facts(facts: FileFacts) -> None:
+    from rich.console import Console
+
+    from edgepack.cli.facts import show_file
+
+    console = Console()
+    show_file(console, facts)
+    console.print()
+
+
 def _look(
-    student: str, targets: list[Target], calibration: str | None, progress: Any
+    student: str, targets: list[Target], calibration: str | None, limits: Limits, progress: Any
 ) -> tuple[StudentDescription, HubNotes, list[Obstacle]]:
     import tempfile
-    from pathlib import Path
 
     import msgspec
 
@@ -47,12 +158,11 @@ def _look(
     from edgepack.converter.execute import Workspace, execute
     from edgepack.converter.pipeline import inspection
     from edgepack.converter.plan import Plan
-    from edgepack.converter.step import Limits
     from edgepack.hub.steps import HubNotes
     from edgepack.student.spec import StudentDescription
 
     backends = list(dict.fromkeys(goal.backend for goal in targets))
-    capture, hub, look = inspection(student, backends, Limits(), find_manifest(calibration) if calibration else None)
+    capture, hub, look = inspection(student, backends, limits, find_manifest(calibration) if calibration else None)
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
         execute(Plan.of([capture, hub, look]), workspace, progress)
@@ -88,7 +198,7 @@ def _as_data(described: StudentDescription, notes: HubNotes, targets: list[Targe
     }
 
 
-def _show(described: StudentDescription, notes: HubNotes, targets: list[Target], obstacles: list[Obstacle]) -> None:
+def _show(described: StudentDescription, notes: HubNotes, targets: list[Target], obstacles: list[Obstacle], with_ports: bool) -> None:
     from rich.console import Console
 
     from edgepack.cli.output import size_text
@@ -96,11 +206,11 @@ def _show(described: StudentDescription, notes: HubNotes, targets: list[Target],
     console = Console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     say(f"{described.name} ({described.source}): {described.parameters:,} weights, licence {described.licence}")
-    for kind, specs in (("input", described.inputs), ("output", described.outputs)):
+    for kind, specs in (("input", described.inputs), ("output", described.outputs)) if with_ports else ():
         for spec in specs:
             span = f", values {spec.value_range[0]:g}..{spec.value_range[1]:g}" if spec.value_range else ""
             say(f"  {kind} {spec.name}: {spec.dtype} {list(spec.shape or ())} {spec.layout}{span}")
-    say("  operators: " + ", ".join(f"{name} {count}" for name, count in notes.operators.items()))
+    say("  as a hub: " + ", ".join(f"{name} {count}" for name, count in notes.operators.items()))
     for goal in targets:
         mine = [obstacle for obstacle in obstacles if obstacle.backend == goal.backend]
         sizes = ", ".join(f"{scheme} {size_text(size)}" for scheme, size in _sizes(described, goal).items())

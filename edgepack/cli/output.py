@@ -91,11 +91,16 @@ def artifact_table(pack: Pack) -> Table:
 
     title = f"{pack.student.name}: {pack.student.parameters:,} weights"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("artifact", "size", "parity", "top-1, %", "drop, pts", "p50", "x fp32", "gate"):
+    for heading in ("artifact", "size", "parity", f"{_metric(pack)}, %", "drop, pts", "p50", "x fp32", "gate"):
         table.add_column(heading, justify="left" if heading in ("artifact", "gate") else "right", no_wrap=True)
     for artifact in pack.artifacts:
         table.add_row(*_row(artifact))
     return table
+
+
+def _metric(pack: Pack) -> str:
+    """What the accuracies of a pack measure: one evaluation set has one answer."""
+    return next((artifact.accuracy.metric for artifact in pack.artifacts if artifact.accuracy), "top-1")
 
 
 def _row(artifact: ArtifactRecord) -> tuple[str, ...]:

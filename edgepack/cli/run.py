@@ -49,6 +49,7 @@ def _as_data(given: Answer) -> dict[str, Any]:
         "runtime": given.runtime,
         "truth": given.truth,
         "top": [{"label": label, "probability": score} for label, score in given.top],
+        "areas": [{"label": label, "share": share} for label, share in given.areas],
         "outputs": {name: array.tolist() for name, array in given.outputs.items()},
         "p50_ms": p50.value if p50 else None,
         "no_latency": "" if p50 else given.artifact.no_latency,
@@ -76,4 +77,6 @@ def _show(answers: list[Answer]) -> None:
 def _words(given: Answer) -> str:
     if given.top:
         return ", ".join(f"{label} {100 * score:.1f}%" for label, score in given.top)
+    if given.areas:
+        return "pixels: " + ", ".join(f"{label} {100 * share:.1f}%" for label, share in given.areas)
     return ", ".join(f"{name} {list(array.shape)} mean {array.mean():.4g}" for name, array in given.outputs.items())

@@ -25,7 +25,8 @@ class BuildRequest:
         method: "minmax" or "mse", how activation ranges become encodings.
         bias_correction: whether static schemes correct their biases.
         metrics: "file.py:function" of the user's own metrics.
-        has_evaluation: whether the manifest names an evaluation set.
+        has_evaluation: whether the manifest names an evaluation set; by_student: whether the student's classes stand in for its labels.
+        own_codes: whether the student is known to carry Q/DQ of its own, which static schemes keep without any calibration.
         limits: of every step.
     """
 
@@ -37,6 +38,8 @@ class BuildRequest:
     bias_correction: bool = True
     metrics: tuple[str, ...] = ()
     has_evaluation: bool = False
+    by_student: bool = False
+    own_codes: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
@@ -53,7 +56,12 @@ class Branch:
 
 @dataclass(frozen=True)
 class Build:
-    """The steps of a build, by role; ``plan`` is all of them, checked."""
+    """The steps of a build, by role; ``plan`` is all of them, checked.
+
+    Attributes:
+        quantized: by scheme, the steps that write a quantized hub.
+        halves: what fp16 leaves of the student, by whether the target computes in it (else its weights alone are halves).
+    """
 
     capture: Step
     hub: Step
@@ -61,12 +69,14 @@ class Build:
     reference: Step
     observe: Step | None
     quantized: dict[str, Step]
+    halves: dict[bool, Step]
     branches: tuple[Branch, ...]
 
     @property
     def plan(self) -> Plan:
         """Every step, checked and in order."""
-        shared = [self.capture, self.hub, self.samples, self.reference, *([self.observe] if self.observe else []), *self.quantized.values()]
+        shared = [self.capture, self.hub, self.samples, self.reference, *([self.observe] if self.observe else [])]
+        shared += [*self.quantized.values(), *self.halves.values()]
         own = [step for branch in self.branches for step in (branch.write, branch.run, branch.judge)]
         return Plan.of([*shared, *own])
 
@@ -87,15 +97,43 @@ def pipeline(request: BuildRequest) -> Build:
     hub = _hub(capture, limits)
     samples = _samples(request, capture)
     reference = _reference(request, samples)
-    static = sorted({scheme for chosen in request.schemes.values() for scheme in chosen if Scheme.parse(scheme).is_static})
-    observe = _observe(hub, samples, limits) if static else None
-    quantized = {scheme: _quantize(scheme, request, hub, observe, samples) for scheme in static if observe is not None}
+    asked = sorted({scheme for chosen in request.schemes.values() for scheme in chosen})
+    static = any(Scheme.parse(scheme).is_static for scheme in asked)
+    observe = _observe(hub, samples, limits) if static and request.manifest is not None and not request.own_codes else None
+    quantized = {scheme: step for scheme in asked if (step := _quantize(scheme, request, hub, observe, samples)) is not None}
+    halves = {target.computes_in_half: _half(target.computes_in_half, request, hub, samples) for target in _targets_of("fp16", request)}
     branches = tuple(
-        _branch(request, target, scheme, capture, quantized.get(scheme, hub), samples, reference)
+        _branch(
+            request, target, _Model(scheme, quantized.get(scheme, hub), halves.get(target.computes_in_half)), capture, samples, reference
+        )
         for target in request.targets
         for scheme in request.schemes[target.name]
     )
-    return Build(capture, hub, samples, reference, observe, quantized, branches)
+    return Build(capture, hub, samples, reference, observe, quantized, halves, branches)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What one artifact is written from: the hub, or the quantized hub, of a scheme; ``half`` simulates fp16 on its target."""
+
+    scheme: str
+    hub: Step
+    half: Step | None
+
+    @property
+    def simulated(self) -> Output | None:
+        """What the scheme's rounding alone leaves of the student, None for fp32."""
+        step = self.half if self.scheme == "fp16" else self.hub
+        return step["simulated.npz"] if step is not None and "simulated.npz" in step.outputs else None
+
+    @property
+    def constraints(self) -> Output | None:
+        """The encodings of a static scheme, which say whether they are the student's own."""
+        return self.hub["constraints.json"] if "constraints.json" in self.hub.outputs else None
+
+
+def _targets_of(scheme: str, request: BuildRequest) -> list[Target]:
+    return [target for target in request.targets if scheme in request.schemes[target.name]]
 
 
 def _capture(student: str, manifest: Path | None, limits: Limits) -> Step:
@@ -131,24 +169,34 @@ def _observe(hub: Step, samples: Step, limits: Limits) -> Step:
     return Step("calibrate", "edgepack.calibration.steps:observe", inputs, {}, ("ranges.json",), limits)
 
 
-def _quantize(scheme: str, request: BuildRequest, hub: Step, observe: Step, samples: Step) -> Step:
-    asked = [target for target in request.targets if scheme in request.schemes[target.name]]
-    narrow = any(target.constraints.scale_dtype == "float16" for target in asked)
+def _quantize(scheme: str, request: BuildRequest, hub: Step, observe: Step | None, samples: Step) -> Step | None:
+    """The step that writes a scheme into the hub; None for a scheme whose artifacts are written from the hub itself."""
+    asked, parsed = _targets_of(scheme, request), Scheme.parse(scheme)
+    narrow = any(target.computes_in_half for target in asked)
     demands = {"scale_dtype": "float16" if narrow else "float32", "method": request.method, "targets": [target.name for target in asked]}
-    inputs = {
-        "hub": hub["model.onnx"],
-        "ranges": observe["ranges.json"],
-        "calibration": samples["calibration.npz"],
-        "golden": samples["golden.npz"],
-    }
-    parameters = {"demands": demands, "bias_correction": request.bias_correction}
-    outputs = ("model.onnx", "constraints.json", "notes.json", "simulated.npz")
-    return Step(f"quantize {scheme}", "edgepack.quantize.steps:static", inputs, parameters, outputs, request.limits)
+    inputs = {"hub": hub["model.onnx"], "golden": samples["golden.npz"]}
+    if parsed.is_static:
+        inputs |= {"ranges": observe["ranges.json"], "calibration": samples["calibration.npz"]} if observe is not None else {}
+        parameters = {"demands": demands, "bias_correction": request.bias_correction}
+        outputs = ("model.onnx", "constraints.json", "notes.json", "simulated.npz")
+        return Step(f"quantize {scheme}", "edgepack.quantize.steps:static", inputs, parameters, outputs, request.limits)
+    if parsed.weight_bits != 8:
+        return None
+    parameters = {"demands": demands, "dynamic": parsed.activations == "dynamic"}
+    written = ("model.onnx", "notes.json", "simulated.npz")
+    return Step(f"quantize {scheme}", "edgepack.quantize.steps:weights", inputs, parameters, written, request.limits)
 
 
-def _branch(request: BuildRequest, target: Target, scheme: str, capture: Step, model: Step, samples: Step, reference: Step) -> Branch:
+def _half(computes: bool, request: BuildRequest, hub: Step, samples: Step) -> Step:
+    inputs = {"hub": hub["model.onnx"], "golden": samples["golden.npz"]}
+    name = "simulate fp16 " + ("arithmetic" if computes else "weights")
+    return Step(name, "edgepack.quantize.steps:half", inputs, {"computes": computes}, ("simulated.npz",), request.limits)
+
+
+def _branch(request: BuildRequest, target: Target, model: _Model, capture: Step, samples: Step, reference: Step) -> Branch:
+    scheme = model.scheme
     goal, name, limits = msgspec.to_builtins(target), f"{target.name} {scheme}", request.limits
-    sources = {"model": model["model.onnx"], "student": capture["student.json"], "example": capture["example.npz"]}
+    sources = {"model": model.hub["model.onnx"], "student": capture["student.json"], "example": capture["example.npz"]}
     parameters = {"target": goal, "scheme": scheme}
     write = Step(f"{name}: write", "edgepack.backends.steps:write", sources, parameters, ("artifact.json", "findings.json"), limits)
     run = _run(request, name, write, samples)
@@ -158,13 +206,15 @@ def _branch(request: BuildRequest, target: Target, scheme: str, capture: Step, m
         "golden_outputs": reference["golden_outputs.npz"],
         "golden_reference": reference["golden_reference.npz"],
     }
-    if Scheme.parse(scheme).is_static:
-        compared["simulated"] = model["simulated.npz"]
+    if model.simulated is not None:
+        compared["simulated"] = model.simulated
+    if model.constraints is not None:
+        compared["constraints"] = model.constraints
     if request.has_evaluation:
         compared["evaluation"] = samples["evaluation.npz"]
         compared["evaluation_outputs"] = run["evaluation.npz"]
         compared["student_evaluation"] = reference["evaluation_outputs.npz"]
-    judged = {"target": goal, "scheme": scheme, "metrics": list(request.metrics)}
+    judged = {"target": goal, "scheme": scheme, "metrics": list(request.metrics), "by_student": request.by_student}
     judge = Step(f"{name}: judge", "edgepack.verify.steps:judge", compared, judged, ("verdict.json",), limits)
     return Branch(target, scheme, write, run, judge)
 

@@ -76,7 +76,8 @@ def _cannot(error: Exception) -> HubError:
 def _evaluator(model: onnx.ModelProto) -> Any:
     from onnx.reference import ReferenceEvaluator
 
-    return ReferenceEvaluator(_promote(model), new_ops=[_grouped_conv_transpose(), _inference_batch_normalization()])
+    own = [_grouped_conv_transpose(), _inference_batch_normalization(), _cropping_pad(), _padded_lp_pool(), _global_lp_pool()]
+    return ReferenceEvaluator(_promote(model), new_ops=own)
 
 
 def _grouped_conv_transpose() -> Any:
@@ -106,6 +107,73 @@ def _inference_batch_normalization() -> Any:
             return newest._run(self, *tensors, epsilon=epsilon, momentum=momentum, training_mode=training_mode)
 
     return BatchNormalization
+
+
+def _cropping_pad() -> Any:
+    """Pad whose negative amounts remove elements (ONNX Pad-18): onnx 1.23's own stops at them. What remains to be padded is onnx's."""
+    from onnx.reference.ops import op_pad
+
+    newest: Any = op_pad.Pad_18
+
+    class Pad(newest):  # type: ignore[misc]
+        def _run(self, data: Any, pads: Any, value: Any = None, axes: Any = None, mode: Any = None) -> Any:
+            amounts = np.asarray(pads).reshape(2, -1)
+            chosen = range(data.ndim) if axes is None else [int(axis) % data.ndim for axis in axes]
+            kept = [slice(None)] * data.ndim
+            for axis, begin, end in zip(chosen, *np.maximum(-amounts, 0), strict=True):
+                kept[axis] = slice(begin, data.shape[axis] - end)
+            return newest._run(self, data[tuple(kept)], np.maximum(amounts, 0).ravel(), value, axes, mode)
+
+    return Pad
+
+
+def _padded_lp_pool() -> Any:
+    """LpPool by ONNX LpPool-18, padding as zeros: onnx 1.23's own averages over elements, then multiplies by the whole window."""
+    from onnx.reference.op_run import OpRun
+
+    class LpPool(OpRun):
+        def _run(self, x: Any, p: Any = 2, kernel_shape: Any = None, **options: Any) -> Any:
+            begins, outs, strides, dilations = _lp_geometry(x.shape[2:], kernel_shape, options)
+            # Zeros enough for any overhang at the end; slices take what they need of them.
+            spare = [s * (out + 1) + k * d for s, out, k, d in zip(strides, outs, kernel_shape, dilations, strict=True)]
+            powers = np.pad(np.abs(x) ** p, [(0, 0), (0, 0), *zip(begins, spare, strict=True)])
+            total = np.zeros((*x.shape[:2], *outs))
+            for tap in np.ndindex(*kernel_shape):
+                starts = [index * dilation for index, dilation in zip(tap, dilations, strict=True)]
+                cut = [slice(start, start + out * stride, stride) for start, out, stride in zip(starts, outs, strides, strict=True)]
+                total += powers[(slice(None), slice(None), *cut)]
+            return (np.asarray(total ** (1 / p), x.dtype),)
+
+    return LpPool
+
+
+def _global_lp_pool() -> Any:
+    """GlobalLpPool by ONNX GlobalLpPool-2, which onnx 1.23 does not implement."""
+    from onnx.reference.op_run import OpRun
+
+    class GlobalLpPool(OpRun):
+        def _run(self, x: Any, p: Any = 2) -> Any:
+            total = (np.abs(x) ** p).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
+            return (np.asarray(total ** (1 / p), x.dtype),)
+
+    return GlobalLpPool
+
+
+def _lp_geometry(sizes: Any, kernel: Any, options: Mapping[str, Any]) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Padding at the start, output sizes, strides and dilations of a pool, an axis each; auto_pad as ONNX Conv-11 has it."""
+    from onnx.reference.ops.op_pool_common import get_output_shape_explicit_padding
+
+    ones = [1] * len(sizes)
+    strides, dilations = list(options.get("strides") or ones), list(options.get("dilations") or ones)
+    mode, pads = options.get("auto_pad") or "NOTSET", list(options.get("pads") or [0] * 2 * len(sizes))
+    if mode in ("NOTSET", "VALID"):
+        pads = pads if mode == "NOTSET" else [0] * len(pads)
+        outs, _ = get_output_shape_explicit_padding(pads, sizes, kernel, strides, dilations, bool(options.get("ceil_mode")))
+        return pads[: len(sizes)], list(outs), strides, dilations
+    outs = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
+    spans = [(out - 1) * s + (k - 1) * d + 1 for out, s, k, d in zip(outs, strides, kernel, dilations, strict=True)]
+    totals = [max(span - size, 0) for span, size in zip(spans, sizes, strict=True)]
+    return [total // 2 if mode == "SAME_UPPER" else total - total // 2 for total in totals], list(outs), strides, dilations
 
 
 def _promote(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -6,12 +6,14 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # coremltools imports each of these if it can, only for its own converters: 6 CPU seconds instead of 1.
 _PROBED = ("torch", "sklearn", "xgboost", "tensorflow")
@@ -28,6 +30,20 @@ def coremltools() -> Any:
     os.environ.setdefault("TQDM_DISABLE", "1")
     with _hidden(_PROBED):
         return importlib.import_module("coremltools")
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let ``tempfile`` put what coremltools makes for a moment into ``folder``, so that it goes with it however the process ends.
+
+    For the whole process: not for use beside threads that make temporary files of their own.
+    """
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextmanager

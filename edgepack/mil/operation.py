@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.mil.errors import MilError
+from edgepack.mil.errors import KernelError, MilError
 
 Array = NDArray[Any]
 
@@ -19,11 +19,20 @@ Kernel = Callable[..., "Array | Sequence[Array]"]
 
 @dataclass(frozen=True)
 class TensorType:
-    """A value's name, numpy dtype name and static shape."""
+    """A value's name, numpy dtype name and shape; None stands for a size that is known at run time only."""
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def allows(self, shape: Sequence[int]) -> bool:
+        """Whether an array of ``shape`` is of this type."""
+        return len(shape) == len(self.shape) and all(want in (None, size) for want, size in zip(self.shape, shape, strict=True))
 
 
 @dataclass(frozen=True)
@@ -67,21 +76,30 @@ class MilOperation:
         """A constant string, ``default`` when the parameter is absent."""
         return str(self._given(parameter, default))
 
-    def bind(self, parameters: Sequence[str], function: Callable[..., Array | Sequence[Array]]) -> Kernel:
-        """A kernel that calls ``function`` with these parameters in order, constants filled in.
+    def has(self, parameter: str) -> bool:
+        """Whether the parameter is given, as a constant or at run time."""
+        return parameter in self.constants or parameter in self.inputs
+
+    def bind(self, parameters: Sequence[str], function: Callable[..., Array | Sequence[Array]], **defaults: Array | None) -> Kernel:
+        """A kernel that calls ``function`` with these parameters in order, constants and ``defaults`` filled in.
 
         Raises:
-            MilError: another parameter is computed at run time, or one of these is absent.
+            MilError: another parameter is computed at run time, or one of these is absent and has no default.
         """
         for name in self.inputs:
             if name not in parameters:
                 raise self._at_run_time(name)
-        fixed = {name: self.array(name) for name in parameters if name not in self.inputs}
+        fixed = {name: self._fixed(name, defaults) for name in parameters if name not in self.inputs}
 
         def kernel(**runtime: Array) -> Array | Sequence[Array]:
             return function(*(fixed[name] if name in fixed else runtime[name] for name in parameters))
 
         return kernel
+
+    def _fixed(self, parameter: str, defaults: Mapping[str, Array | None]) -> Array | None:
+        if parameter in defaults and parameter not in self.constants:
+            return defaults[parameter]
+        return self.array(parameter)
 
     def _given(self, parameter: str, default: Any) -> Any:
         if parameter in self.inputs:
@@ -93,7 +111,14 @@ class MilOperation:
 
     def refusal(self, cause: str) -> MilError:
         """The error to raise for a form of this operation that is not implemented."""
-        return MilError(f"MIL operation {self.type} '{self.name}' {cause}", "verify this package with the coreml runner on a Mac")
+        return MilError(self._told(cause), "verify this package with the coreml runner on a Mac")
+
+    def fault(self, cause: str) -> KernelError:
+        """The error to raise when running this operation went wrong."""
+        return KernelError(self._told(cause), "report this with the model: the package must not ship")
+
+    def _told(self, cause: str) -> str:
+        return f"MIL operation {self.type} '{self.name}' {cause}"
 
 
 Build = Callable[[MilOperation], Kernel]
@@ -101,23 +126,27 @@ Build = Callable[[MilOperation], Kernel]
 
 @dataclass(frozen=True)
 class Implementation:
-    """How one MIL operation is run: ``build`` prepares its constants once and returns the kernel."""
+    """How one MIL operation is run: ``build`` prepares its constants once and returns the kernel.
+
+    ``selects``: every output element is an input element, or a number of its dtype, so that nothing has to be rounded.
+    """
 
     build: Build
     accepts: frozenset[str]
+    selects: bool
 
 
 _TABLE: dict[str, Implementation] = {}
 
 
-def implements(*types: str, accepts: Sequence[str]) -> Callable[[Build], Build]:
-    """Register ``build`` for MIL operations; a parameter outside ``accepts`` is refused."""
+def implements(*types: str, accepts: Sequence[str], selects: bool = False) -> Callable[[Build], Build]:
+    """Register ``build`` for MIL operations; a parameter outside ``accepts`` is refused, and what ``selects`` is not rounded."""
 
     def register(build: Build) -> Build:
         for name in types:
             if name in _TABLE:
                 raise ValueError(f"MIL operation {name} is implemented twice")
-            _TABLE[name] = Implementation(build, frozenset(accepts))
+            _TABLE[name] = Implementation(build, frozenset(accepts), selects)
         return build
 
     return register
@@ -136,6 +165,11 @@ def kernel_of(operation: MilOperation) -> Kernel:
     if extra:
         raise operation.refusal(f"has a parameter '{extra[0]}' that the interpreter does not know")
     return known.build(operation)
+
+
+def selects(operation: MilOperation) -> bool:
+    """Whether the operation gives elements of its inputs as they are."""
+    return _TABLE[operation.type].selects
 
 
 def implemented() -> list[str]:

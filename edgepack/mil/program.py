@@ -15,7 +15,8 @@ import numpy as np
 
 from edgepack.mil.environment import coremltools
 from edgepack.mil.errors import MilError
-from edgepack.mil.operation import Array, Kernel, MilOperation, TensorType, kernel_of
+from edgepack.mil.operation import Array, Kernel, MilOperation, TensorType, kernel_of, selects
+from edgepack.mil.rounding import to_half
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Program:
     """A loaded package.
 
     Attributes:
-        inputs, outputs: name, dtype ("float32", "int32") and static shape, in the package's order.
+        inputs, outputs: name, dtype ("float32", "int32") and shape, in the package's order; a size may be None (any).
         opset: the package's MIL opset ("CoreML7").
         constants: constants that are joined to run-time values or given as they are, by name.
         steps: in execution order.
@@ -111,7 +112,12 @@ def _steps(operations: Sequence[MilOperation], results: Sequence[str]) -> Iterat
 
 def _compute(step: Step, values: Mapping[str, Array]) -> dict[str, Array]:
     operation = step.operation
-    found = step.kernel(**{name: _argument(name, read, values) for name, read in operation.inputs.items()})
+    try:
+        found = step.kernel(**{name: _argument(name, read, values) for name, read in operation.inputs.items()})
+    except MilError:
+        raise
+    except Exception as error:
+        raise operation.fault(f"broke off: {error}") from error
     arrays = [found] if isinstance(found, np.ndarray | np.generic) else list(found)
     return {declared.name: _settle(operation, declared, array) for declared, array in zip(operation.outputs, arrays, strict=True)}
 
@@ -126,10 +132,10 @@ def _argument(parameter: str, read: tuple[str, ...], values: Mapping[str, Array]
 
 def _settle(operation: MilOperation, declared: TensorType, array: Array) -> Array:
     """Round a result to its declared dtype; a shape other than the declared one means the kernel is wrong."""
-    if array.shape != declared.shape:
-        raise operation.refusal(f"gave shape {array.shape} where the package declares {declared.shape}")
+    if not declared.allows(array.shape):
+        raise operation.fault(f"gave shape {array.shape} where the package declares {declared.shape}")
     if declared.dtype == "float16":
-        return np.asarray(array).astype(np.float16).astype(np.float32)
+        return array if selects(operation) else to_half(np.asarray(array))
     return np.asarray(array).astype(declared.dtype, copy=False)
 
 
@@ -137,12 +143,12 @@ def _checked(declared: TensorType, array: Array | None) -> Array:
     if array is None:
         raise MilError(f"input '{declared.name}' is missing", f"feed a {declared.dtype} array of shape {declared.shape}")
     given = np.asarray(array)
-    if given.shape != declared.shape or not np.can_cast(given.dtype, declared.dtype, "same_kind"):
+    if not declared.allows(given.shape) or not np.can_cast(given.dtype, declared.dtype, "same_kind"):
         raise MilError(
             f"input '{declared.name}' is {given.dtype} {given.shape}, the package takes {declared.dtype} {declared.shape}",
             "convert the sample",
         )
-    return given.astype(declared.dtype)
+    return to_half(given) if declared.dtype == "float16" else given.astype(declared.dtype)
 
 
 # "CoreML5" came with iOS 15 (coremltools: AvailableTarget, _OPSET).
@@ -196,20 +202,17 @@ def constant_value(variable: Any) -> Any:
 
 def _materialized(variable: Any) -> Any:
     """What a constexpr operation unpacks to; a sparse one has two outputs, mask and values."""
-    values = variable.op.materialized_val_inference()
+    try:
+        values = variable.op.materialized_val_inference()
+    except Exception as error:
+        hint = "write its weights in another form"
+        raise MilError(f"MIL operation {variable.op.op_type} '{variable.op.name}' cannot be unpacked ({error})", hint) from error
     return values[variable.op.outputs.index(variable)] if len(variable.op.outputs) > 1 else values
 
 
 def _type(variable: Any) -> TensorType:
-    """Name, numpy dtype and shape of a coremltools variable.
-
-    Raises:
-        MilError: a dimension is symbolic.
-    """
+    """Name, numpy dtype and shape of a coremltools variable; a symbolic size becomes None."""
     from coremltools.converters.mil.mil import types
 
-    sizes = tuple(variable.shape)
-    if any(not isinstance(size, int | np.integer) for size in sizes):
-        raise MilError(f"value '{variable.name}' has a symbolic shape {sizes}", "write the model with static shapes")
     dtype = str(np.dtype(types.nptype_from_builtin(variable.dtype)))
-    return TensorType(variable.name, dtype, tuple(int(size) for size in sizes))
+    return TensorType(variable.name, dtype, tuple(int(size) if isinstance(size, int | np.integer) else None for size in variable.shape))

@@ -47,7 +47,7 @@ class Assembler:
                 ("reference", build.reference, "golden_reference"),
             )
         }
-        quantized = next(iter(build.quantized.values()), None)
+        quantized = next((step for step in build.quantized.values() if "constraints.json" in step.outputs), None)
         pack = Pack(
             schema=SCHEMA,
             edgepack=edgepack.__version__,

@@ -67,12 +67,15 @@ class Parity(msgspec.Struct, frozen=True):
 
 
 class Accuracy(msgspec.Struct, frozen=True):
-    """Top-1 accuracy on the evaluation set, in fractions of 1.
+    """How well the task is done on the evaluation set, in fractions of 1.
 
     Attributes:
-        value: with a Wilson interval. student: of the student's fp32 run on the same samples.
-        drop: student minus artifact, paired (Bonett-Price interval); positive means the artifact is worse.
-        agreement: fraction of samples whose top-1 equals the student's.
+        value: with its interval: Wilson for top-1, bootstrap over images for mIoU. student: of the student's fp32 run on the same samples.
+        drop: student minus artifact, paired (Bonett-Price for top-1, bootstrap for mIoU); positive means the artifact is worse.
+        agreement: fraction of samples (top-1) or judged pixels (mIoU) for which artifact and student name the same class.
+        metric: "top-1" where a sample has one class, "mIoU" (mean intersection over union) where every pixel has one, "agreement" where
+            samples have no label: the student's own classes stand in for labels, ``samples`` and ``value`` are of those it is sure of
+            (``edgepack.verify.unlabelled``), and ``agreement`` is over all.
     """
 
     samples: int
@@ -80,6 +83,7 @@ class Accuracy(msgspec.Struct, frozen=True):
     student: float
     drop: Estimate
     agreement: float
+    metric: Literal["top-1", "mIoU", "agreement"] = "top-1"
 
 
 class Metric(msgspec.Struct, frozen=True):

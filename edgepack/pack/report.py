@@ -39,6 +39,22 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class TaskWords:
+    """How a metric is named: in a heading, for the share of equal answers, and for its two intervals."""
+
+    name: str
+    same: str
+    intervals: str
+
+
+_TASKS = {
+    "top-1": TaskWords("Accuracy", "Same top-1", "Wilson for accuracy, Bonett–Price for the paired loss"),
+    "mIoU": TaskWords("Mean IoU", "Same pixels", "percentile bootstrap over images for mean IoU and for the paired loss"),
+    "agreement": TaskWords("Agreement where the student is sure", "Same top-1", "Wilson for agreement, Bonett–Price for the paired loss"),
+}
+
+
+@dataclass(frozen=True)
 class Row:
     """One artifact as the overview shows it.
 
@@ -166,6 +182,7 @@ def _view(pack: Pack) -> dict[str, Any]:
         "timed_on": _processors(overview),
         "size_figure": _size_figure(overview),
         "accuracy_figure": _accuracy_figure(overview),
+        "task": _task_words(overview),
         "parity_figure": _parity_figure(overview),
         "latency_figures": _latency_figures(overview),
         "findings": tuple((row, finding) for row in overview for finding in _by_level(row.artifact.findings)),
@@ -173,6 +190,12 @@ def _view(pack: Pack) -> dict[str, Any]:
         "environments": _environments(overview),
         "files": _files(pack),
     }
+
+
+def _task_words(overview: Sequence[Row]) -> TaskWords:
+    """The words of the metric that the artifacts were measured by."""
+    measured = next((row.artifact.accuracy.metric for row in overview if row.artifact.accuracy), "top-1")
+    return _TASKS[measured]
 
 
 def _row(index: int, artifact: ArtifactRecord, fp32_bytes: int | None) -> Row:

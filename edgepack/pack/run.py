@@ -23,6 +23,7 @@ from edgepack.pack.files import PackError
 from edgepack.pack.manifest import ArtifactRecord, Latency, Pack
 from edgepack.runner.bundle import PORTABLE
 from edgepack.student.spec import StudentDescription, TensorSpec
+from edgepack.verify.metrics import NO_CLASS, pixel_classes, probabilities
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Answer:
     Attributes:
         outputs: by the student's names, without the sample axis.
         top: (label, score) of the best classes, when the student has labels; scores are probabilities.
+        areas: (label, share of the pixels) of the largest classes, when the student names a class for every pixel.
         truth: kind of the run; latency: None where the runtime has none here.
     """
 
     artifact: ArtifactRecord
     outputs: Arrays
     top: tuple[tuple[str, float], ...]
+    areas: tuple[tuple[str, float], ...]
     truth: str
     runtime: str
     latency: Latency | None
@@ -129,18 +132,31 @@ def answer(folder: Path, pack: Pack, artifact: ArtifactRecord, sample: Arrays, l
     can_time = timed and artifact.runner in PORTABLE and not artifact.failures
     latency = measure({artifact.scheme: (path, described)}, sample, profile("smoke"), limits)[artifact.scheme] if can_time else None
     return Answer(
-        artifact, outputs, best(outputs, pack.student.labels, top), response.truth, f"{response.runtime} {response.version}", latency
+        artifact,
+        outputs,
+        best(outputs, pack.student.labels, top),
+        areas(outputs, pack.student, top),
+        response.truth,
+        f"{response.runtime} {response.version}",
+        latency,
     )
 
 
 def best(outputs: Arrays, labels: Sequence[str], count: int) -> tuple[tuple[str, float], ...]:
     """The ``count`` likeliest classes of the first output, when it is one score a label; logits become probabilities by softmax."""
-    scores = next(iter(outputs.values())).reshape(-1).astype(np.float64)
+    scores = next(iter(outputs.values())).reshape(1, -1)
     if not labels or scores.size != len(labels):
         return ()
-    # An int8 softmax has steps of 1/256: each class may be half of one off.
-    slack = 1e-2 + scores.size / 512
-    is_distribution = scores.min() >= 0 and scores.max() <= 1.01 and abs(scores.sum() - 1) < slack
-    exponent = np.exp(scores - scores.max())
-    probabilities = scores if is_distribution else exponent / exponent.sum()
-    return tuple((labels[index], float(probabilities[index])) for index in np.argsort(-probabilities, kind="stable")[:count])
+    likely = probabilities(scores)[0]
+    return tuple((labels[index], float(likely[index])) for index in np.argsort(-likely, kind="stable")[:count])
+
+
+def areas(outputs: Arrays, student: StudentDescription, count: int) -> tuple[tuple[str, float], ...]:
+    """The ``count`` classes that most pixels are of, when the first output is one score a label for every pixel, as its layout says."""
+    spec = student.outputs[0]
+    scores, axis = outputs[spec.name], spec.layout.find("C")
+    if not {*"CHW"} <= {*spec.layout} or scores.ndim != len(spec.layout) or scores.shape[axis] != len(student.labels):
+        return ()
+    classes = pixel_classes(scores, axis)
+    shares = np.bincount(classes[classes != NO_CLASS], minlength=len(student.labels)) / classes.size
+    return tuple((student.labels[index], float(shares[index])) for index in np.argsort(-shares, kind="stable")[:count] if shares[index])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.calibration.observe import Ranges
-from edgepack.hub.graph import constant, label, static_shape
+from edgepack.hub.graph import constant, label
 from edgepack.hub.passes import drop_unused
 from edgepack.quantize.constraints import (
     Constraints,
@@ -26,7 +26,9 @@ from edgepack.quantize.constraints import (
     weight_encoding,
 )
 from edgepack.quantize.encoding import Encoding
-from edgepack.quantize.placement import LINEAR, PLACEMENT, REAL, data_inputs, integer_nodes
+from edgepack.quantize.headroom import with_headroom
+from edgepack.quantize.insert import computed, parameters, read_from_codes
+from edgepack.quantize.placement import LINEAR, PLACEMENT, REAL, SAME_ENCODING, carries_codes, data_inputs, integer_nodes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,17 +41,22 @@ def quantize_static(model: ir.Model, ranges: Ranges, demands: Demands) -> tuple[
         QuantizeError: the model carries Q/DQ already, no node can be quantized, or a range is missing.
     """
     quantized = model.clone()
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in quantized.graph):
-        raise QuantizeError(
-            "the student already carries QuantizeLinear or DequantizeLinear nodes", "export it in fp32, or build it with scheme fp32"
-        )
-    constraints, kept = resolve(integer_nodes(quantized.graph), ranges, demands)
+    refuse_codes(quantized)
+    constraints, kept = resolve(integer_nodes(quantized.graph), with_headroom(ranges, quantized.graph), demands)
     if not kept:
         reason = next((f": '{name}' stays real, {why}" for name, why in constraints.real.items()), "")
         raise QuantizeError(f"no node of the student can be quantized{reason}", "build this student with scheme fp32")
     _Writer(quantized.graph, constraints).write(kept)
     drop_unused(quantized)
     return quantized, constraints
+
+
+def refuse_codes(model: ir.Model) -> None:
+    """QuantizeError for a model that carries Q/DQ already: nothing is quantized twice."""
+    if carries_codes(model.graph):
+        raise QuantizeError(
+            "the student already carries QuantizeLinear or DequantizeLinear nodes", "build it with scheme w8a8, which keeps its codes"
+        )
 
 
 class _Writer:
@@ -89,11 +96,9 @@ class _Writer:
         if is_output:
             value.name = f"{name}_real"
         encoding = self._constraints.activations[name].encoding()
-        scale, zero_point = self._encoding_values(name, encoding)
-        codes = self._node("QuantizeLinear", f"{name}_quantized", [value, scale, zero_point], value.shape, encoding.dtype)
-        real = self._node(
-            "DequantizeLinear", name if is_output else f"{name}_dequantized", [codes, scale, zero_point], value.shape, "float32"
-        )
+        held = parameters(self._graph, name, encoding)
+        codes = computed("QuantizeLinear", f"{name}_quantized", [value, *held], value, encoding.dtype)
+        real = computed("DequantizeLinear", name if is_output else f"{name}_dequantized", [codes, *held], value, "float32")
         for use in uses:
             if from_codes or id(use.node) in integer:
                 use.node.replace_input_with(use.idx, real)
@@ -116,8 +121,14 @@ class _Writer:
         for index, value in enumerate(original):
             held = constant(value)
             if value in data_inputs(node) and held is not None:
-                encoding = affine(float(held.min()), float(held.max()), self._constraints.demands.scale_dtype).encoding()
-                self._replace(node, index, f"{value.name}/{node.name}", held, encoding)
+                encoding = self._constant_encoding(node, held)
+                read_from_codes(self._graph, node, index, f"{value.name}/{node.name}", held, encoding)
+
+    def _constant_encoding(self, node: ir.Node, held: NDArray[Any]) -> Encoding:
+        """Of a constant operand: the node's own where codes are only moved (a number no code reaches loses to those that one does)."""
+        if node.op_type in SAME_ENCODING:
+            return self._constraints.activations[self._name_of[id(node.outputs[0])]].encoding()
+        return affine(float(held.min()), float(held.max()), self._constraints.demands.scale_dtype).encoding()
 
     def _encode_linear(self, node: ir.Node, original: list[ir.Value | None]) -> None:
         """int8 weights per output channel, int32 bias at scale s_in * s_w (a bias of zeros is added where there was none)."""
@@ -127,45 +138,10 @@ class _Writer:
         input_scale = self._constraints.activations[self._name_of[id(source)]].scale
         encoding = weight_encoding(weight, axis, roles.get("bias"), input_scale, self._constraints.demands)
         name = original[1].name if original[1] is not None else "weight"
-        self._replace(node, 1, f"{name}/{node.name}", weight, encoding)
+        read_from_codes(self._graph, node, 1, f"{name}/{node.name}", weight, encoding)
         if node.op_type != "MatMul":
-            bias = roles.get("bias", np.zeros(weight.shape[0], np.float32))
-            self._replace(node, 2, f"{node.name}/bias", bias, bias_encoding(input_scale, encoding))
-
-    def _replace(self, node: ir.Node, index: int, name: str, real: NDArray[Any], encoding: Encoding) -> None:
-        codes = self._initializer(f"{name}/codes", encoding.quantize(real))
-        scale, zero_point = self._encoding_values(name, encoding)
-        attributes = {} if encoding.axis is None else {"axis": encoding.axis}
-        value = self._node("DequantizeLinear", f"{name}_dequantized", [codes, scale, zero_point], codes.shape, "float32", attributes)
-        self._graph.insert_before(node, value.producer())  # type: ignore[arg-type]
-        if index >= len(node.inputs):
-            node.resize_inputs(index + 1)
-        node.replace_input_with(index, value)
-
-    def _encoding_values(self, name: str, encoding: Encoding) -> tuple[ir.Value, ir.Value]:
-        return self._initializer(f"{name}/scale", encoding.scale), self._initializer(f"{name}/zero_point", encoding.zero_point)
-
-    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
-        import onnx_ir as ir
-
-        if name in self._graph.initializers:
-            return self._graph.initializers[name]
-        kind = ir.TensorType(ir.DataType.from_numpy(array.dtype))
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape), type=kind)
-        self._graph.register_initializer(value)
-        return value
-
-    @staticmethod
-    def _node(
-        op_type: str, output: str, inputs: list[ir.Value], shape: Any, dtype: str, attributes: dict[str, Any] | None = None
-    ) -> ir.Value:
-        import onnx_ir as ir
-
-        node = ir.node(op_type, inputs, attributes or {}, name=f"{op_type}_{output}")
-        value = node.outputs[0]
-        value.name, value.shape = output, shape
-        value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
-        return value
+            bias = roles.get("bias", np.zeros(weight.shape[axis], np.float32))
+            read_from_codes(self._graph, node, 2, f"{node.name}/bias", bias, bias_encoding(input_scale, encoding))
 
 
 def bias_encoding(input_scale: float, weight: Encoding) -> Encoding:
@@ -175,11 +151,11 @@ def bias_encoding(input_scale: float, weight: Encoding) -> Encoding:
 
 
 def linear_nodes(model: ir.Model) -> list[ir.Node]:
-    """The integer Conv and Gemm nodes of a quantized hub, in execution order."""
+    """The integer Conv, ConvTranspose and Gemm nodes of a quantized hub, in execution order."""
     return [
         node
         for node in model.graph
-        if node.op_type in ("Conv", "Gemm") and len(node.inputs) > 2 and _encoded_by(node.inputs[1]) is not None
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) > 2 and _encoded_by(node.inputs[1]) is not None
     ]
 
 
@@ -191,12 +167,6 @@ def bias_of(node: ir.Node) -> tuple[ir.Value, NDArray[np.int32], NDArray[np.floa
     codes, scale = constant(dequantize.inputs[0]), constant(dequantize.inputs[1])
     assert codes is not None and scale is not None
     return dequantize.inputs[0], codes, scale
-
-
-def output_channels(node: ir.Node) -> tuple[int, tuple[int, ...]]:
-    """(channel axis of the output, the other axes) of a Conv or Gemm."""
-    rank = len(static_shape(node.outputs[0])) if node.outputs[0].shape is not None else 2
-    return 1, tuple(axis for axis in range(rank) if axis != 1)
 
 
 def _encoded_by(value: ir.Value | None) -> ir.Node | None:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 # Below 2^-14 an fp16 number is subnormal; hardware may flush it to zero, and a scale of zero erases its channel.
-_SMALLEST_FP16_NORMAL = 2.0**-14
+SMALLEST_FP16_NORMAL = 2.0**-14
 # Half of what int32 holds: the other half is room for bias correction and for the rounding of scales.
 _LARGEST_BIAS_CODE = 2**30
 # TFLite: logistic.cc and tanh prepare demand 1/256 with int8 zero point -128, and 1/128 with 0; as uint8 codes these are 0 and 128.
-_PRESCRIBED = {"Sigmoid": (1 / 256, 0), "Tanh": (1 / 128, 128)}
+PRESCRIBED = {"Sigmoid": (1 / 256, 0), "Tanh": (1 / 128, 128)}
 
 
 class QuantizeError(InputError):
@@ -67,12 +67,14 @@ class Constraints(msgspec.Struct, frozen=True):
         activations: by hub value name.
         groups: sets of values that share one encoding, and which node makes them.
         real: nodes that stay real although an integer kernel exists, with the reason.
+        adopted: whether the encodings are the student's own, from its training.
     """
 
     demands: Demands
     activations: dict[str, ActivationEncoding]
     groups: tuple[tuple[str, ...], ...]
     real: dict[str, str]
+    adopted: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _is_short(group: _Group, ranges: Ranges, demands: Demands) -> bool:
     if group.prescribed is not None:
         return False
     low, high = _joint_bounds(group, ranges, demands)
-    return 0 < max(high, 0.0) - min(low, 0.0) < 255 * _SMALLEST_FP16_NORMAL
+    return 0 < max(high, 0.0) - min(low, 0.0) < 255 * SMALLEST_FP16_NORMAL
 
 
 def _weights_underflow(node: ir.Node, ranges: Ranges) -> bool:
@@ -163,8 +165,8 @@ def _weights_underflow(node: ir.Node, ranges: Ranges) -> bool:
     source, weight = node.inputs[0], constants_of(node)["weight"].astype(np.float64)
     assert source is not None
     magnitudes = np.abs(np.moveaxis(weight, channel_axis(node), 0).reshape(weight.shape[channel_axis(node)], -1))
-    floored = magnitudes[(magnitudes.max(axis=1) > 0) & (magnitudes.max(axis=1) < 127 * _SMALLEST_FP16_NORMAL)]
-    rounding = _SMALLEST_FP16_NORMAL * np.sqrt(magnitudes.shape[1] / 12)
+    floored = magnitudes[(magnitudes.max(axis=1) > 0) & (magnitudes.max(axis=1) < 127 * SMALLEST_FP16_NORMAL)]
+    rounding = SMALLEST_FP16_NORMAL * np.sqrt(magnitudes.shape[1] / 12)
     reach = max(map(abs, _bounds(source.name or "", ranges, "minmax")))
     step = affine(*_bounds(_written(node), ranges, "minmax")).scale
     return bool((np.minimum(rounding, floored.sum(axis=1)) * reach > step).any())
@@ -177,8 +179,8 @@ def _written(node: ir.Node) -> str:
 
 
 def channel_axis(node: ir.Node) -> int:
-    """The axis of a linear node's weight that counts its output channels."""
-    return 1 if node.op_type == "MatMul" else 0
+    """The axis of a linear node's weight that counts its output channels: (K, N) of MatMul, (C_in, C_out, ...) of ConvTranspose."""
+    return 1 if node.op_type in ("MatMul", "ConvTranspose") else 0
 
 
 def touched_values(node: ir.Node) -> list[str]:
@@ -204,7 +206,7 @@ class _Ties:
     def add(self, node: ir.Node) -> str | None:
         """Tie what the node ties; answer why it cannot, having changed nothing."""
         if node.op_type in FIXED_OUTPUT:
-            return self._prescribe(node.outputs[0].name or "", _PRESCRIBED[node.op_type])
+            return self._prescribe(node.outputs[0].name or "", PRESCRIBED[node.op_type])
         if node.op_type in SAME_ENCODING:
             return self._tie(touched_values(node))
         return None
@@ -283,7 +285,7 @@ def round_scales(scales: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "float32":
         plain: NDArray[np.float32] = np.maximum(scales, np.finfo(np.float32).tiny).astype(np.float32)
         return plain
-    rounded = np.maximum(scales, _SMALLEST_FP16_NORMAL).astype(np.float16)
+    rounded = np.maximum(scales, SMALLEST_FP16_NORMAL).astype(np.float16)
     short = rounded.astype(np.float64) < scales
     result: NDArray[np.float32] = np.where(short, np.nextafter(rounded, np.float16(np.inf)), rounded).astype(np.float32)
     return result

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgepack.hub.graph import attributes, constant, dtype_name, static_shape
 from edgepack.quantize.encoding import Encoding
-from edgepack.quantize.placement import PLACEMENT, REAL, data_inputs
+from edgepack.quantize.placement import ACTIVATIONS, DYNAMIC, PLACEMENT, REAL, data_inputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -66,6 +66,7 @@ class Operation:
         inputs: None for an omitted optional input.
         outputs: in ONNX order.
         activation: the activation folded into the output: "", or what the backend's fusion rule named ("Relu", "Relu6").
+        dynamic: whether the scheme wants its activations as int8 codes whose range is found at run time (w8d8).
     """
 
     op_type: str
@@ -74,6 +75,7 @@ class Operation:
     inputs: tuple[Operand | None, ...]
     outputs: tuple[Operand, ...]
     activation: str = ""
+    dynamic: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ class _Folder:
                 yield from self._as_real(value)
         inputs = tuple(None if value is None else self._operand(value, integer) for value in node.inputs)
         outputs = tuple(_codes(_quantizer(value)) if integer else _plain(value) for value in consumer.outputs)
-        yield Operation(node.op_type, node.name or "", attributes(node), inputs, outputs, activation)
+        dynamic = node.metadata_props.get(ACTIVATIONS) == DYNAMIC
+        yield Operation(node.op_type, node.name or "", attributes(node), inputs, outputs, activation, dynamic)
 
     def _as_real(self, value: ir.Value) -> Iterator[Operation]:
         """The operation that turns codes into reals for a real-valued reader, once for each tensor."""

@@ -1,25 +1,41 @@
-"""The step that turns hub and ranges into a quantized hub."""
+"""The steps that write a scheme into the hub, and that simulate what its rounding leaves of the student."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
-from edgepack.arrays import save_arrays, stacked
+from edgepack.arrays import Arrays, save_arrays, stacked
 from edgepack.calibration.observe import Ranges, feed_of
 from edgepack.calibration.readers import Samples
 from edgepack.converter.step import Progress
 from edgepack.hub.canonical import plain_session
 from edgepack.hub.steps import HubNotes, operator_counts
-from edgepack.quantize.apply import quantize_static
+from edgepack.quantize.adopt import adopt
+from edgepack.quantize.apply import quantize_static, refuse_codes
 from edgepack.quantize.bias_correction import correct_biases
-from edgepack.quantize.constraints import Demands
+from edgepack.quantize.constraints import Constraints, Demands, QuantizeError
+from edgepack.quantize.half import rounded_to_half
+from edgepack.quantize.kernels import with_half_kernels
+from edgepack.quantize.placement import carries_codes
+from edgepack.quantize.weights import quantize_weights, simulate_dynamic
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def static(
-    hub: Path, ranges: Path, calibration: Path, golden: Path, demands: dict[str, Any], bias_correction: bool, out: Path, progress: Progress
+    hub: Path,
+    golden: Path,
+    demands: dict[str, Any],
+    bias_correction: bool,
+    out: Path,
+    progress: Progress,
+    ranges: Path | None = None,
+    calibration: Path | None = None,
 ) -> None:
     """Write model.onnx (Q/DQ), constraints.json, notes.json and simulated.npz.
 
@@ -27,21 +43,79 @@ def static(
         demands: fields of ``constraints.Demands``.
         golden: the golden inputs; simulated.npz holds what the quantized hub answers on them, node by node in float arithmetic, which
             is how good an artifact of this scheme can be expected to be.
+        ranges, calibration: of a student in real numbers; one that carries Q/DQ keeps its own codes and needs neither.
     """
     import onnx
     import onnx_ir as ir
 
-    model = ir.load(hub)
-    held = msgspec.json.decode(ranges.read_bytes(), type=Ranges)
-    quantized, constraints = quantize_static(model, held, msgspec.convert(demands, Demands))
-    shifts = correct_biases(model, quantized, Samples.open(calibration), progress) if bias_correction else {}
+    model, wanted = ir.load(hub), msgspec.convert(demands, Demands)
+    if carries_codes(model.graph):
+        quantized, constraints = adopt(model, wanted)
+        progress(1, 1)
+        notes = _adopted_notes(constraints)
+    elif ranges is None or calibration is None:
+        raise QuantizeError("scheme w8a8 needs a calibration set", "give one with -c manifest.toml")
+    else:
+        held = msgspec.json.decode(ranges.read_bytes(), type=Ranges)
+        quantized, constraints = quantize_static(model, held, wanted)
+        shifts = correct_biases(model, quantized, Samples.open(calibration), progress) if bias_correction else {}
+        notes = [f"{len(constraints.activations)} activations in uint8, {len(shifts)} biases corrected on {held.samples} samples"]
     proto = ir.to_proto(quantized)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, out / "model.onnx")
     (out / "constraints.json").write_bytes(msgspec.json.format(msgspec.json.encode(constraints), indent=1))
-    notes = [f"{len(constraints.activations)} activations in uint8, {len(shifts)} biases corrected on {held.samples} samples"]
     notes += [f"'{name}' stays real: {reason}" for name, reason in constraints.real.items()]
     (out / "notes.json").write_bytes(msgspec.json.encode(HubNotes(operator_counts(quantized), tuple(notes))))
+    _simulate(proto, golden, out)
+
+
+def _adopted_notes(constraints: Constraints) -> list[str]:
+    notes = [f"{len(constraints.activations)} activations in the student's own codes: nothing was quantized anew"]
+    if constraints.demands.scale_dtype == "float16":
+        notes.append(f"scales rounded up to fp16 numbers (by 2^-10 of them at most) for {', '.join(constraints.demands.targets)}")
+    return notes
+
+
+def weights(hub: Path, golden: Path, demands: dict[str, Any], dynamic: bool, out: Path, progress: Progress) -> None:
+    """Write model.onnx (weights through DequantizeLinear), notes.json and simulated.npz; no calibration is needed.
+
+    Args:
+        demands: fields of ``constraints.Demands``; dynamic: whether products are marked for dynamic int8 activations (w8d8).
+        golden: the golden inputs; simulated.npz as ``static`` has it, with the activations of marked nodes through dynamic codes.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    quantized, report = quantize_weights(ir.load(hub), msgspec.convert(demands, Demands), dynamic)
+    progress(1, 2)
+    proto = ir.to_proto(quantized)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, out / "model.onnx")
+    (out / "notes.json").write_bytes(msgspec.json.encode(HubNotes(operator_counts(quantized), tuple(report.lines()))))
+    _simulate(ir.to_proto(simulate_dynamic(quantized)) if dynamic else proto, golden, out)
+    progress(2, 2)
+
+
+def half(hub: Path, golden: Path, computes: bool, out: Path, progress: Progress) -> None:
+    """Write simulated.npz: what the hub answers when its weights, or with ``computes`` all its numbers, are rounded to fp16.
+
+    Raises:
+        QuantizeError: the student carries Q/DQ already, or its numbers leave fp16.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(hub)
+    refuse_codes(model)
+    outputs = _simulate(ir.to_proto(rounded_to_half(with_half_kernels(model), computes)), golden, out)
+    lost = next((name for name, array in outputs.items() if array.dtype.kind == "f" and not np.isfinite(array).all()), None)
+    if lost is not None:
+        raise QuantizeError(f"output '{lost}' is not finite when the student computes in fp16", "scale its numbers down, or use fp32")
+    progress(1, 1)
+
+
+def _simulate(proto: onnx.ModelProto, golden: Path, out: Path) -> Arrays:
+    """simulated.npz: what a model answers on the golden inputs, node by node in float arithmetic."""
     run, samples = plain_session(proto), Samples.open(golden)
-    rows = [run(feed_of(samples, index)) for index in range(samples.count)]
-    save_arrays(out / "simulated.npz", stacked(rows))
+    outputs = stacked([run(feed_of(samples, index)) for index in range(samples.count)])
+    save_arrays(out / "simulated.npz", outputs)
+    return outputs

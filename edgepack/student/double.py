@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,8 +46,43 @@ def _promoting_mode() -> Any:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten._assert_tensor_metadata.default:
                 return None
+            if func._schema.name in _ON_CODES:
+                return _ON_CODES[func._schema.name](*tree_map(promoted, args))
             # What an in-place operator writes to must stay the tensor that the caller holds.
             convert = dtypes_only if func._schema.is_mutable else promoted
             return func(*tree_map(convert, args), **tree_map(convert, kwargs or {}))
 
     return Promoting()
+
+
+def _quantize(x: Any, scale: Any, zero_point: Any, smallest: int, largest: int, dtype: Any) -> Any:
+    """torch.ao's quantize_per_tensor, which takes float32 only: divide, round half to even, add the zero point, saturate."""
+    import torch
+
+    return torch.clamp(torch.round(x.double() / scale) + zero_point, smallest, largest).to(dtype)
+
+
+def _dequantize(codes: Any, scale: Any, zero_point: Any, *_: Any) -> Any:
+    """torch.ao's dequantize_per_tensor: scale * (code - zero point)."""
+    return (codes.double() - zero_point) * scale
+
+
+def _quantize_channels(x: Any, scales: Any, zero_points: Any, axis: int, smallest: int, largest: int, dtype: Any) -> Any:
+    return _quantize(x, _along(scales, axis, x), _along(zero_points, axis, x), smallest, largest, dtype)
+
+
+def _dequantize_channels(codes: Any, scales: Any, zero_points: Any, axis: int, *_: Any) -> Any:
+    return _dequantize(codes, _along(scales, axis, codes).double(), 0 if zero_points is None else _along(zero_points, axis, codes))
+
+
+def _along(values: Any, axis: int, x: Any) -> Any:
+    return values.reshape([-1 if index == axis % x.ndim else 1 for index in range(x.ndim)])
+
+
+# What torch.export leaves of a quantized module (torch.ao.quantization.fx._decomposed): these refuse float64 operands.
+_ON_CODES: dict[str, Callable[..., Any]] = {
+    "quantized_decomposed::quantize_per_tensor": _quantize,
+    "quantized_decomposed::dequantize_per_tensor": _dequantize,
+    "quantized_decomposed::quantize_per_channel": _quantize_channels,
+    "quantized_decomposed::dequantize_per_channel": _dequantize_channels,
+}

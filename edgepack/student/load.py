@@ -34,6 +34,23 @@ def load_student(spec: str) -> Student:
     return loader(file, function)
 
 
+def is_known_to_hold_codes(spec: str) -> bool:
+    """Whether an .onnx student carries QuantizeLinear nodes, found without loading weights.
+
+    False for a file that is no model, which loading refuses, and for students of Python, which only running would tell.
+    """
+    import onnx
+
+    if Path(spec).suffix != ".onnx" or not Path(spec).is_file():
+        return False
+    try:
+        model = onnx.load(spec, load_external_data=False)
+    except Exception:  # whatever is wrong with the file, load_student names it
+        return False
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    return any(node.op_type == "QuantizeLinear" for node in nodes)
+
+
 def source_name(spec: str) -> str:
     """How a student is named in a pack: the file name and the function, never a folder of this machine."""
     path, colon, function = spec.rpartition(":") if _is_factory(spec) else (spec, "", "")

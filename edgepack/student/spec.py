@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from PIL.Image import Image
+
+
+LARGEST_PIXEL = 255.0
+
 
 class StudentError(InputError):
     """A student that cannot be loaded, run or described."""
@@ -41,7 +46,8 @@ class TensorSpec(msgspec.Struct, frozen=True):
 class ImagePreprocessing(msgspec.Struct, frozen=True):
     """From an image file to the student's input: decode, resize, centre-crop, scale, normalize.
 
-    ``x = (pixel / 255 - mean) / std`` for each channel, pixels 0..255, float32, in the input's layout with a batch of 1.
+    ``x = (pixel / 255 - mean) / std`` for each channel, pixels 0..255, float32, in the input's layout with a batch of 1. Where the model
+    itself does that (``folded``), a sample is the pixels.
 
     Attributes:
         height, width: of the input, in pixels.
@@ -50,6 +56,7 @@ class ImagePreprocessing(msgspec.Struct, frozen=True):
         interpolation: "bilinear", "bicubic" or "nearest", with Pillow's anti-aliasing.
         mean, std: for each channel, in units of 0..1.
         invert: white becomes black (dark ink on paper for a student trained on light strokes).
+        folded: invert, mean and std are part of the model (``edgepack.hub.preprocess``); they stay here to say what it does.
     """
 
     height: int
@@ -60,6 +67,7 @@ class ImagePreprocessing(msgspec.Struct, frozen=True):
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     invert: bool = False
+    folded: bool = False
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3) or self.height < 1 or self.width < 1:
@@ -72,6 +80,8 @@ class ImagePreprocessing(msgspec.Struct, frozen=True):
     @property
     def value_range(self) -> tuple[float, float]:
         """Smallest and largest value an input can take: what pixels 0 and 255 become in the widest channel."""
+        if self.folded:
+            return 0.0, LARGEST_PIXEL
         mean, std = np.asarray(self.mean), np.asarray(self.std)
         return float(((0 - mean) / std).min()), float(((1 - mean) / std).max())
 
@@ -81,27 +91,47 @@ class ImagePreprocessing(msgspec.Struct, frozen=True):
         Raises:
             StudentError: the file is not an image Pillow can read.
         """
-        from PIL import Image, UnidentifiedImageError
+        return self.sample(open_image(path, "L" if self.channels == 1 else "RGB"), layout)
 
-        try:
-            with Image.open(path) as image:
-                _refuse_deep(image.mode, path)
-                pixels = self._fit(image.convert("L" if self.channels == 1 else "RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise StudentError(f"{path} cannot be read as an image ({error})", "give a PNG or JPEG file") from error
+    def sample(self, image: Image, layout: str = "NCHW") -> NDArray[np.float32]:
+        """One 8-bit image as a sample, shapes as ``load``."""
+        pixels = self._fit(image.convert("L" if self.channels == 1 else "RGB"))
         return self.normalize(np.asarray(pixels, np.float32).reshape(self.height, self.width, self.channels), layout)
+
+    @property
+    def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(factor, shift), each (C,): what the student takes is ``factor * pixel + shift``."""
+        mean, std = (np.broadcast_to(np.asarray(each, np.float64), (self.channels,)) for each in (self.mean, self.std))
+        return (-1 if self.invert else 1) / (LARGEST_PIXEL * std), ((1 if self.invert else 0) - mean) / std
 
     def normalize(self, pixels: NDArray[Any], layout: str = "NCHW") -> NDArray[np.float32]:
         """Pixels 0..255 of shape (H, W, C) as a sample with a batch of 1."""
-        unit = pixels.astype(np.float32) / np.float32(255)
+        sample = np.ascontiguousarray((pixels if layout == "NHWC" else pixels.transpose(2, 0, 1))[None], np.float32)
+        return sample if self.folded else self.values_of(sample, layout)
+
+    def values_of(self, pixels: NDArray[Any], layout: str = "NCHW", dtype: str = "float32") -> NDArray[Any]:
+        """What the student takes for pixels 0..255 of shape (..., C, H, W), or (..., H, W, C) for layout "NHWC", computed in ``dtype``."""
+        unit = pixels.astype(dtype) / np.asarray(LARGEST_PIXEL, dtype)
         unit = 1 - unit if self.invert else unit
-        sample = (unit - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray((sample if layout == "NHWC" else sample.transpose(2, 0, 1))[None], np.float32)
+        mean, std = (self._along_channels(np.asarray(each, dtype), layout) for each in (self.mean, self.std))
+        values: NDArray[Any] = (unit - mean) / std
+        return values
 
-    def _fit(self, image: Any) -> Any:
-        from PIL import Image, ImageOps
+    def pixels_of(self, values: NDArray[Any], layout: str = "NCHW") -> NDArray[np.float32]:
+        """The whole pixels 0..255 nearest to what the student takes, shapes as ``values_of``."""
+        factor, shift = (self._along_channels(each, layout) for each in self.affine)
+        nearest: NDArray[np.float32] = np.clip(np.rint((values.astype(np.float64) - shift) / factor), 0, LARGEST_PIXEL).astype(np.float32)
+        return nearest
 
-        method = Image.Resampling[self.interpolation.upper()]
+    @staticmethod
+    def _along_channels(numbers: NDArray[Any], layout: str) -> NDArray[Any]:
+        return numbers if layout == "NHWC" else numbers.reshape(-1, 1, 1)
+
+    def _fit(self, image: Image) -> Image:
+        from PIL import ImageOps
+        from PIL.Image import Resampling
+
+        method = Resampling[self.interpolation.upper()]
         size = (self.width, self.height)
         return ImageOps.fit(image, size, method) if self.resize == "cover" else image.resize(size, method)
 
@@ -118,6 +148,22 @@ def refuse_unfitting_labels(labels: Sequence[str], outputs: Sequence[TensorSpec]
             f"the student has {len(labels)} labels and output '{outputs[0].name}' has {sizes[-1]} classes on its last axis",
             "give one label a class in the order of that axis, or leave labels out",
         )
+
+
+def open_image(path: Path, mode: str) -> Image:
+    """One image file, decoded to Pillow's mode "L" or "RGB".
+
+    Raises:
+        StudentError: the file is not an image Pillow can read, or has more than 8 bits a channel.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            _refuse_deep(image.mode, path)
+            return image.convert(mode)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise StudentError(f"{path} cannot be read as an image ({error})", "give a PNG or JPEG file") from error
 
 
 def _refuse_deep(mode: str, path: Path) -> None:

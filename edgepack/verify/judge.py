@@ -5,7 +5,7 @@ Every function takes outputs as ``name -> array``, samples stacked on the first 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -46,6 +46,14 @@ LOWEST_QUANTIZED_DB = 6.0
 # What a network computed in fp16 keeps (FACTS: 50 to 62 dB against float64), for targets whose static schemes compute in it.
 HALF_PRECISION_DB = 50.0
 
+# Two runtimes of one quantized network (FACTS: TFLite against ORT, whole networks with ties): what a student that carries its own codes is
+# held to, since there the rounding of codes is no loss but the model itself, and only codes that fall the other way differ.
+OWN_CODES_DB = 32.0
+
+# Weight-only schemes compute the very function their hub was simulated with; the order of their fp32 sums is counted apart. 0.5 dB more is
+# noise 9 dB below that of the weight codes: 10 log10(1 + 10^-0.9) = 0.5. A wrong scale or channel costs tens of dB.
+WEIGHTS_BELOW_HUB_DB = 0.5
+
 # A difference that one printed decimal does not show.
 _UNSAID_DB = 0.05
 
@@ -63,8 +71,8 @@ class ParityBudget:
 
     Attributes:
         fp32_below_student_db: fp32 artifacts, below the student's own fp32 run, both against float64.
-        quantized_below_hub_db: static int8 artifacts, below the quantized hub itself, both against float64.
-        quantized_reach_db: what the arithmetic of a static scheme reaches by itself; its noise adds to the quantized hub's.
+        quantized_below_hub_db: int8 artifacts with coded activations, below the quantized hub itself, both against float64.
+        quantized_reach_db: what the arithmetic of an int8 scheme reaches by itself; its noise adds to the quantized hub's.
     """
 
     fp32_below_student_db: float
@@ -79,12 +87,15 @@ class Runs:
     Attributes:
         reference: the student in float64.
         student: the student in float32.
-        hub: the quantized hub simulated in float (Q/DQ as written); None when the scheme has none.
+        hub: what the scheme's rounding alone leaves, simulated in float: the quantized hub as written (activations of w8d8 through codes),
+            or the fp32 hub rounded to fp16; None when the scheme has no simulation.
+        own_codes: whether the student itself rounds to codes, so that every run of it, its own included, rounds some of them the other way.
     """
 
     reference: Outputs
     student: Outputs
     hub: Outputs | None = None
+    own_codes: bool = False
 
 
 def parity(scheme: Scheme, artifact: Outputs, runs: Runs, budget: ParityBudget, truth: Truth) -> Parity:
@@ -102,8 +113,8 @@ def parity(scheme: Scheme, artifact: Outputs, runs: Runs, budget: ParityBudget, 
 def output_parity(name: str, scheme: Scheme, artifact: Outputs, runs: Runs, budget: ParityBudget) -> OutputParity:
     """One output against the float64 run, with the floor its scheme sets.
 
-    fp32 is held to the student's own fp32 run, a static scheme to the quantized hub, so that the converter is judged and not the
-    quantization; any other scheme has no floor and is judged by its accuracy. Errors as ``parity``.
+    fp32 is held to the student's own fp32 run, fp16 and the 8-bit schemes to what their rounding alone leaves, so that the converter is
+    judged and not the quantization; any other scheme has no floor and is judged by its accuracy. Errors as ``parity``.
     """
     reference = _finite(name, "the student's float64 run", _take(name, "the student's float64 run", runs.reference))
     actual = _take(name, "the artifact", artifact, reference.shape)
@@ -138,10 +149,8 @@ def accuracy(artifact: NDArray[Any], student: NDArray[Any], labels: NDArray[Any]
     Raises:
         VerifyError: the shapes do not fit, or a label names no class.
     """
-    scores, scores_student = _scores("the artifact", artifact), _scores("the student", student)
+    scores, scores_student = class_scores(artifact, student)
     truth = _labels(labels, scores)
-    if scores.shape != scores_student.shape:
-        raise VerifyError(f"the artifact gives scores {scores.shape}, the student {scores_student.shape}", "build the artifact again")
     classes, classes_student = top1(scores), top1(scores_student)
     right, right_student = classes == truth, classes_student == truth
     return Accuracy(
@@ -164,8 +173,9 @@ def judge_accuracy(accuracy: Accuracy, allowed_drop_points: float, target: str, 
     if points <= allowed_drop_points + 1e-9:
         return ()
     drop, allowed = _told_apart(points, allowed_drop_points)
+    metric = "accuracy" if accuracy.metric == "top-1" else accuracy.metric
     return (
-        f"{target} {scheme}: accuracy is {drop} points below the student's {100 * accuracy.student:.1f} %, more than the {allowed} allowed"
+        f"{target} {scheme}: {metric} is {drop} points below the student's {100 * accuracy.student:.1f} %, more than the {allowed} allowed"
         f" (95 % interval {low:.1f} to {high:.1f} points, {accuracy.samples} samples)",
     )
 
@@ -173,41 +183,96 @@ def judge_accuracy(accuracy: Accuracy, allowed_drop_points: float, target: str, 
 def _floor(
     name: str, scheme: Scheme, runs: Runs, budget: ParityBudget, student_db: float, reference: NDArray[Any], actual: NDArray[Any]
 ) -> tuple[float | None, str]:
-    if np.issubdtype(reference.dtype, np.floating) and reference.any() and student_db < LOWEST_STUDENT_DB:
+    is_real = np.issubdtype(reference.dtype, np.floating)
+    if runs.own_codes and is_real:
+        return _own_codes_floor(budget, student_db)
+    if is_real and reference.any() and student_db < LOWEST_STUDENT_DB:
         return LOWEST_STUDENT_DB, f"the student's own fp32 run is only {max(student_db, WORST_DB):.1f} dB from it: one of the two is wrong"
     if scheme.name == "fp32":
         return _below(student_db, budget.fp32_below_student_db, "student's own fp32")
-    if not scheme.is_static:
+    if scheme.name not in _SIMULATED:
         return None, f"{scheme.name} has no floor: judged by its accuracy"
     if not np.issubdtype(reference.dtype, np.floating):
         return None, "not a real-valued output: judged by its accuracy"
     if runs.hub is None:
         raise VerifyError(f"{scheme.name} has no run of the quantized hub to compare with", "simulate the quantized hub before verifying")
     hub = _finite(name, "the quantized hub", _take(name, "the quantized hub", runs.hub, reference.shape))
-    return _quantized_floor(reference, hub, actual, budget)
+    return _quantized_floor(reference, hub, actual, _SIMULATED[scheme.name](budget, student_db))
 
 
-def _quantized_floor(reference: NDArray[Any], hub: NDArray[Any], actual: NDArray[Any], budget: ParityBudget) -> tuple[float, str]:
-    """Below the quantized hub by what is allowed, and by what chance explains on so few samples, which is never more than that again.
+def _own_codes_floor(budget: ParityBudget, student_db: float) -> tuple[float, str]:
+    """What runtimes of one quantized network keep, or, where its own fp32 run falls short of that, as much below it as fp32 may."""
+    floor = min(OWN_CODES_DB, student_db - budget.fp32_below_student_db)
+    return max(floor, WORST_DB), f"the student's own codes, {max(min(student_db, FLOAT32_ROUNDING_DB), WORST_DB):.1f} dB in fp32"
+
+
+@dataclass(frozen=True)
+class _Allowance:
+    """How far below its simulation an artifact may fall: ``below_db`` under the sum of the simulation's noise and the arithmetic's."""
+
+    what: str
+    below_db: float
+    reach_db: float
+    hint: str = ""
+
+
+def _static(budget: ParityBudget, student_db: float) -> _Allowance:
+    return _Allowance("quantized hub", budget.quantized_below_hub_db, budget.quantized_reach_db, ", try --ranges mse")
+
+
+def _dynamic(budget: ParityBudget, student_db: float) -> _Allowance:
+    """The simulation ranges whole tensors; a runtime that rounds each row by its own range errs elsewhere, but no more."""
+    return _Allowance("quantized hub", budget.quantized_below_hub_db, _fp32_noise_db(budget, student_db))
+
+
+def _weights_only(budget: ParityBudget, student_db: float) -> _Allowance:
+    """fp32 sums in an order of their own; where a target computes in fp16, whose reach is a rule of thumb, the int8 budget besides."""
+    if budget.quantized_reach_db < inf:
+        return _Allowance("quantized hub", budget.quantized_below_hub_db, budget.quantized_reach_db)
+    return _Allowance("quantized hub", WEIGHTS_BELOW_HUB_DB, _fp32_noise_db(budget, student_db))
+
+
+def _half(budget: ParityBudget, student_db: float) -> _Allowance:
+    """A runtime spells an operator in several that each round, or sums in another order: errors of twice the size, as for fp32."""
+    return _Allowance("hub rounded to fp16", budget.fp32_below_student_db, _fp32_noise_db(budget, student_db))
+
+
+def _fp32_noise_db(budget: ParityBudget, student_db: float) -> float:
+    """What an fp32 artifact of this student would be allowed."""
+    return min(student_db, SUMMATION_DB) - budget.fp32_below_student_db
+
+
+_SIMULATED: dict[str, Callable[[ParityBudget, float], _Allowance]] = {
+    "w8a8": _static,
+    "w8d8": _dynamic,
+    "w8": _weights_only,
+    "fp16": _half,
+}
+
+
+def _quantized_floor(reference: NDArray[Any], hub: NDArray[Any], actual: NDArray[Any], allowance: _Allowance) -> tuple[float, str]:
+    """Below the simulation by what is allowed, and by what chance explains on so few samples, which is never more than that again.
 
     A runtime that rounds a code the other way errs as much as the hub, but elsewhere: on few samples the two differ by luck alone.
     """
-    hub_db, allowed = sqnr_db(reference, hub), budget.quantized_below_hub_db
+    hub_db, allowed = sqnr_db(reference, hub), allowance.below_db
     if reference.any() and hub_db < LOWEST_QUANTIZED_DB:
-        return LOWEST_QUANTIZED_DB, f"quantized hub only {max(hub_db, WORST_DB):.1f} dB: 8 bits do not hold this student, try --ranges mse"
-    floor, reason = _below(*_expected(hub_db, allowed, budget.quantized_reach_db))
+        reason = f"{allowance.what} only {max(hub_db, WORST_DB):.1f} dB: this scheme does not hold the student{allowance.hint}"
+        return LOWEST_QUANTIZED_DB, reason
+    floor, reason = _below(*_expected(hub_db, allowance))
     chance = min(_CHANCE * gap_standard_error(reference, hub, actual), allowed)
     return (floor - chance, f"{reason} - {chance:.1f} dB of chance over {len(reference)} samples") if chance >= 0.05 else (floor, reason)
 
 
-def _expected(hub_db: float, allowed: float, reach_db: float) -> tuple[float, float, str]:
-    """What ``_below`` takes for a quantized hub computed in arithmetic that reaches ``reach_db``: independent noises add in power."""
+def _expected(hub_db: float, allowance: _Allowance) -> tuple[float, float, str]:
+    """What ``_below`` takes for a simulation computed in arithmetic that reaches so far: independent noises add in power."""
+    what, allowed, reach_db = allowance.what, allowance.below_db, allowance.reach_db
     if reach_db == inf:
-        return hub_db, allowed, "quantized hub"
+        return hub_db, allowed, what
     joint_db = float(-10 * np.log10(10 ** (-min(hub_db, FLOAT32_ROUNDING_DB) / 10) + 10 ** (-reach_db / 10)))
     if hub_db - joint_db < _UNSAID_DB:
-        return joint_db, allowed, "quantized hub"
-    return joint_db, allowed, f"quantized hub {min(hub_db, FLOAT32_ROUNDING_DB):.1f} dB and fp16's {reach_db:.0f} dB, together"
+        return joint_db, allowed, what
+    return joint_db, allowed, f"{what} {min(hub_db, FLOAT32_ROUNDING_DB):.1f} dB and the arithmetic's {reach_db:.0f} dB, together"
 
 
 def _below(measured: float, allowed: float, what: str) -> tuple[float, str]:
@@ -256,6 +321,14 @@ def _finite(name: str, source: str, array: NDArray[Any]) -> NDArray[Any]:
             f"output '{name}' of {source} holds {count} NaN or infinite values", "look at the student and the golden samples first"
         )
     return array
+
+
+def class_scores(artifact: NDArray[Any], student: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both as (samples, classes); VerifyError when one is no row of scores a sample or the two differ in shape."""
+    scores, wanted = _scores("the artifact", artifact), _scores("the student", student)
+    if scores.shape != wanted.shape:
+        raise VerifyError(f"the artifact gives scores {scores.shape}, the student {wanted.shape}", "build the artifact again")
+    return scores, wanted
 
 
 def _scores(source: str, array: NDArray[Any]) -> NDArray[Any]:

@@ -6,6 +6,7 @@ cosine 0, class -1), and one in ``reference`` is a ValueError, because nothing c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,27 @@ from numpy.typing import NDArray
 
 # The class of a row that names none.
 NO_CLASS = -1
+
+# The label of a pixel that is not judged: Pascal VOC's and Cityscapes' "void". With more than 255 classes it is a class like any other.
+VOID = 255
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """How many pixels of each image are of each class; all int64 (samples, classes), pixels labelled ``VOID`` left out.
+
+    Attributes:
+        both: where answer and mask name the class. found: where the answer does. wanted: where the mask does.
+    """
+
+    both: NDArray[np.int64]
+    found: NDArray[np.int64]
+    wanted: NDArray[np.int64]
+
+    @property
+    def union(self) -> NDArray[np.int64]:
+        """Where the answer, the mask or both name the class."""
+        return self.found + self.wanted - self.both
 
 
 def non_finite(values: NDArray[Any]) -> int:
@@ -83,11 +105,84 @@ def top1(scores: NDArray[Any]) -> NDArray[np.int64]:
     return np.where(np.isnan(scores).any(axis=1), NO_CLASS, scores.argmax(axis=1)).astype(np.int64)
 
 
+def probabilities(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Rows of class scores as distributions: as they are when every row is one already, else by softmax.
+
+    Args:
+        scores: (samples, classes), finite.
+    """
+    exact = scores.astype(np.float64)
+    # An int8 softmax has steps of 1/256: each class may be half of one off.
+    slack = 1e-2 + exact.shape[1] / 512
+    if exact.min() >= 0 and exact.max() <= 1.01 and (np.abs(exact.sum(axis=1) - 1) < slack).all():
+        return exact
+    exponent = np.exp(exact - exact.max(axis=1, keepdims=True))
+    result: NDArray[np.float64] = exponent / exponent.sum(axis=1, keepdims=True)
+    return result
+
+
 def agreement(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
     """The fraction of samples for which both name the same class; ``NO_CLASS`` agrees with nothing. Shapes (samples,)."""
     if a.shape != b.shape or a.ndim != 1 or a.size == 0:
         raise ValueError(f"classes of shapes {a.shape} and {b.shape} cannot be compared")
     return float(np.mean((a == b) & (a != NO_CLASS)))
+
+
+def pixel_classes(scores: NDArray[Any], axis: int) -> NDArray[np.int64]:
+    """The class with the largest score at every pixel, the first of equals; ``NO_CLASS`` where one of them is NaN.
+
+    Args:
+        scores: any shape with the classes on ``axis``, which the result lacks.
+    """
+    return np.where(np.isnan(scores).any(axis=axis), NO_CLASS, scores.argmax(axis=axis)).astype(np.int64)
+
+
+def judged_pixels(masks: NDArray[np.integer[Any]], classes: int) -> NDArray[np.bool_]:
+    """Where a mask names a class: everywhere but at ``VOID``. Any shape."""
+    return np.asarray((masks != VOID) | (classes > VOID))
+
+
+def count_pixels(answer: NDArray[np.integer[Any]], masks: NDArray[np.integer[Any]], classes: int) -> PixelCounts:
+    """Count the pixels of each class in each image.
+
+    Args:
+        answer: classes, (samples, ...); one outside 0..classes - 1, such as ``NO_CLASS``, is of no class and thereby wrong.
+        masks: the right classes, of the same shape; ``VOID`` where there is none.
+
+    Raises:
+        ValueError: the shapes differ, nothing is there to count, or a mask names no class.
+    """
+    if answer.shape != masks.shape or masks.size == 0:
+        raise ValueError(f"classes of shapes {answer.shape} and {masks.shape} cannot be compared")
+    judged = judged_pixels(masks, classes)
+    if (masks[judged] < 0).any() or (masks[judged] >= classes).any():
+        raise ValueError(f"a mask holds labels outside 0..{classes - 1}")
+    named = judged & (answer >= 0) & (answer < classes)
+    return PixelCounts(
+        both=_by_class(masks, judged & (answer == masks), classes),
+        found=_by_class(answer, named, classes),
+        wanted=_by_class(masks, judged, classes),
+    )
+
+
+def mean_iou(counts: PixelCounts) -> float:
+    """Mean over classes of intersection over union, both summed over all images (Everingham et al. 2015, "The Pascal VOC Challenge: A
+    Retrospective", section 4.1.2). A class that neither an answer nor a mask names is left out of the mean.
+
+    Raises:
+        ValueError: no class is named anywhere.
+    """
+    both, union = counts.both.sum(axis=0), counts.union.sum(axis=0)
+    if not union.any():
+        raise ValueError("no pixel of any class is judged")
+    return float((both[union > 0] / union[union > 0]).mean())
+
+
+def _by_class(classes: NDArray[np.integer[Any]], chosen: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """The chosen pixels of each image and class: (samples, ...) -> (samples, count)."""
+    images = np.arange(len(classes)).reshape(-1, *[1] * (classes.ndim - 1)) * count
+    places = (images + classes.astype(np.int64))[chosen]
+    return np.bincount(places, minlength=len(classes) * count).reshape(len(classes), count)
 
 
 def _comparable(reference: NDArray[Any], actual: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

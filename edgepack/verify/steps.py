@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgepack.arrays import Arrays, load_arrays, save_arrays
 from edgepack.backends.artifact import ArtifactDescription
@@ -18,10 +19,13 @@ from edgepack.converter.step import Limits, Progress
 from edgepack.devices.runner_process import Request, artifact_feed, hub_arrays, run_local
 from edgepack.errors import InputError, one_line
 from edgepack.pack.manifest import Accuracy, Metric, Parity
+from edgepack.quantize.constraints import Constraints
 from edgepack.quantize.scheme import Scheme
 from edgepack.student.load import load_function
 from edgepack.targets import Target
 from edgepack.verify.judge import HALF_PRECISION_DB, ParityBudget, Runs, accuracy, judge_accuracy, judge_parity, parity
+from edgepack.verify.masks import segmentation_accuracy
+from edgepack.verify.unlabelled import agreement_with_student
 
 
 class RunFacts(msgspec.Struct, frozen=True):
@@ -84,7 +88,9 @@ def judge(
     metrics: list[str],
     out: Path,
     progress: Progress,
+    by_student: bool = False,
     simulated: Path | None = None,
+    constraints: Path | None = None,
     evaluation: Path | None = None,
     evaluation_outputs: Path | None = None,
     student_evaluation: Path | None = None,
@@ -93,14 +99,16 @@ def judge(
 
     Args:
         run: run.json; golden: the artifact's outputs on the golden samples; golden_outputs, golden_reference: the student's in its own
-            precision and in float64; simulated: the quantized hub's.
+            precision and in float64; simulated: the quantized hub's; constraints: its encodings.
         evaluation: the evaluation samples; evaluation_outputs: the artifact's outputs on them; student_evaluation: the student's.
         target: fields of ``targets.Target``.
         metrics: "file.py:function" of the user's own metrics.
+        by_student: whether the student's own classes stand in for labels.
     """
     goal = msgspec.convert(target, Target)
     facts = msgspec.json.decode(run.read_bytes(), type=RunFacts)
-    runs = Runs(load_arrays(golden_reference), load_arrays(golden_outputs), load_arrays(simulated) if simulated else None)
+    own_codes = constraints is not None and msgspec.json.decode(constraints.read_bytes(), type=Constraints).adopted
+    runs = Runs(load_arrays(golden_reference), load_arrays(golden_outputs), load_arrays(simulated) if simulated else None, own_codes)
     reach = HALF_PRECISION_DB if goal.constraints.scale_dtype == "float16" else math.inf
     budget = ParityBudget(goal.budgets.fp32_below_student_db, goal.budgets.quantized_below_hub_db, reach)
     found = parity(Scheme.parse(scheme), load_arrays(golden), runs, budget, facts.truth)  # type: ignore[arg-type]
@@ -109,10 +117,10 @@ def judge(
     measured: tuple[Metric, ...] = ()
     if evaluation and evaluation_outputs and student_evaluation:
         held = Held(Samples.open(evaluation), load_arrays(evaluation_outputs), load_arrays(student_evaluation))
-        counted = _accuracy(held)
+        counted = _by_student(held) if by_student else _accuracy(held, metrics)
         measured = tuple(_metric(name, held) for name in metrics)
     if counted is not None:
-        failures += judge_accuracy(counted, goal.budgets.accuracy_drop_points, goal.name, scheme)
+        failures += judge_accuracy(counted, goal.budgets.drop_points(counted.metric), goal.name, scheme)
     (out / "verdict.json").write_bytes(msgspec.json.encode(Verdict(found, counted, measured, failures)))
     progress(1, 1)
 
@@ -124,13 +132,43 @@ class Held:
         self.samples, self.artifact, self.student = samples, artifact, student
 
 
-def _accuracy(held: Held) -> Accuracy | None:
-    """Top-1 accuracy of the first output; None without labels or when that output is not one row of class scores a sample."""
-    name = next(iter(held.student))
+def _accuracy(held: Held, metrics: Sequence[str]) -> Accuracy | None:
+    """Mean IoU where the labels are masks, else top-1 accuracy of the first output.
+
+    None without labels, or when that output is not one row of class scores a sample. Masks that no output fits are refused, unless the
+    user has metrics of their own that may know what to do with them.
+    """
+    labels, name = held.samples.labels, next(iter(held.student))
     scores = held.student[name]
-    if held.samples.labels is None or scores.ndim < 2 or scores.size != len(scores) * scores.shape[-1]:
+    if labels is None:
         return None
-    return accuracy(held.artifact[name], scores, held.samples.labels)
+    if labels.ndim > 1:
+        return _segmentation(held, labels, metrics)
+    if scores.ndim < 2 or scores.size != len(scores) * scores.shape[-1]:
+        return None
+    return accuracy(held.artifact[name], scores, labels)
+
+
+def _by_student(held: Held) -> Accuracy | None:
+    """Agreement of the first output with the student's own classes; MetricError when it is no row of real-valued scores a sample."""
+    name, scores = next(iter(held.student.items()))
+    if scores.ndim < 2 or scores.size != len(scores) * scores.shape[-1] or not np.issubdtype(scores.dtype, np.floating):
+        raise MetricError(
+            f"output '{name}' {scores.dtype}{list(scores.shape[1:])} names no class: no row of scores a sample",
+            "leave out labels_of_student, or measure with --metric",
+        )
+    return agreement_with_student(held.artifact[name], scores)
+
+
+def _segmentation(held: Held, masks: NDArray[Any], metrics: Sequence[str]) -> Accuracy | None:
+    found = segmentation_accuracy(held.artifact, held.student, masks)
+    if found is None and not metrics:
+        given = ", ".join(f"{name} {array.shape[1:]}" for name, array in held.student.items())
+        raise MetricError(
+            f"the evaluation masks are {masks.shape[1:]} and no output has a class, or one score a class, for every pixel ({given})",
+            "let the student give its scores at the masks' size, or measure with --metric",
+        )
+    return found
 
 
 def _metric(spec: str, held: Held) -> Metric:

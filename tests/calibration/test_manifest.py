@@ -33,7 +33,7 @@ def test_preprocessing_of_a_manifest_is_the_students_structure(tmp_path: Path) -
         (GOOD.replace("limit", "limits"), "unknown field `limits`"),
         ("extra = 1\n" + GOOD, "unknown field `extra`"),
         ('name = "set"\n', "missing required field `calibration`"),
-        (GOOD.replace("limit = 8", 'npz = "x.npz"'), "exactly one of images, npz, csv, python must be given, not images, npz"),
+        (GOOD.replace("limit = 8", 'npz = "x.npz"'), "exactly one of images, npz, csv, python, crops must be given, not images, npz"),
         (GOOD.replace('images = "photos"', ""), "not none"),
         (GOOD.replace("8", '"8"'), "Expected `int`"),
         (GOOD.replace("8", "-1"), "limit is -1"),

@@ -33,6 +33,21 @@ RANDOM = {
 }
 RANDOM_CASES = ("test_training_dropout", "test_bernoulli")
 
+# The operators of convolutional classifiers, detectors and segmenters: what the converters promise. Of their cases, at most this part may
+# be refused in every form; the rest must pass.
+MAX_REFUSED = 0.05
+LISTED = frozenset(
+    """
+    Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization LayerNormalization
+    Relu Clip LeakyRelu PRelu Elu Sigmoid HardSigmoid HardSwish Tanh Softplus Mish Gelu Softmax
+    Add Sub Mul Div Pow Sqrt Exp Log Abs Neg Max Min Equal Greater GreaterOrEqual Less LessOrEqual Where
+    AveragePool MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
+    Concat Split Slice Pad Reshape Flatten Transpose Squeeze Unsqueeze Expand Tile Resize DepthToSpace SpaceToDepth Gather Cast
+    ArgMax TopK NonMaxSuppression QuantizeLinear DequantizeLinear
+    """.split()  # noqa: SIM905 - a table, not a column
+)
+
 # int64 is int32 inside both formats; a case may only hold numbers that survive.
 _INT32 = np.iinfo(np.int32)
 _BOUNDARY = ("float32", "int32", "int64", "bool")
@@ -181,6 +196,11 @@ def _coreml_shape_reasons(arrays: list[NDArray[Any]]) -> Iterator[str]:
             yield f"input or output of rank {array.ndim}"
         if 0 in array.shape:
             yield "input or output without elements"
+
+
+def is_listed(operator: str) -> bool:
+    """Whether cases of this operator (as ``operator_of`` names it) count for ``MAX_REFUSED``; an expanded function as its operator."""
+    return operator.removesuffix(" (expanded)") in LISTED
 
 
 def committed(folder: Path, format_name: str) -> list[str]:

@@ -3,7 +3,8 @@
     python -m tests.conformance.node_suite [--format tflite|coreml] [--jobs 2] [--only PATTERN] [--write docs/conformance.md]
 
 Every eligible case, as given and with all inputs but the first as weights, is brought to the hub's canonical form, written, linted, read
-back, run, and compared with the case's own outputs. Exit code 1 when one is wrong or crashes.
+back, run, and compared with the case's own outputs. Exit code 1 when one is wrong or crashes, or when more than ``MAX_REFUSED`` of the
+cases of the listed operators are refused in every form.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.cases import FORMATS, Case, Survey, committed, survey, write_case
-from tests.conformance.worker import CRASH, OUTCOMES, PASS, WRONG, Job, Result, serve
+from tests.conformance.cases import FORMATS, MAX_REFUSED, Case, Survey, committed, is_listed, survey, write_case
+from tests.conformance.worker import CRASH, OUTCOMES, PASS, REFUSED, WRONG, Job, Result, serve
 
 HERE = Path(__file__).parent
 # A case takes 0.1 s and a process 3 s to start, ten times that on a crowded machine; what hangs takes for ever.
@@ -151,6 +152,39 @@ def failures(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record.result.outcome in (WRONG, CRASH)]
 
 
+@dataclass(frozen=True)
+class CaseOutcome:
+    """What became of a case in one format, all its forms together: the worst of them, but a pass where others are only refused."""
+
+    format: str
+    case: str
+    operator: str
+    outcome: str
+    reason: str
+
+
+def by_case(records: Iterable[Record]) -> list[CaseOutcome]:
+    """One outcome a case and format: wrong or crash when a form is, pass when a form passes, refused when no form does."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.format, record.case), []).append(record)
+    worst = [max(group, key=lambda record: _GRAVITY.index(record.result.outcome)) for group in groups.values()]
+    return [CaseOutcome(held.format, held.case, held.operator, held.result.outcome, held.result.reason) for held in worst]
+
+
+_GRAVITY = (REFUSED, PASS, CRASH, WRONG)
+
+
+def listed_counts(records: Iterable[Record], format_name: str) -> Counter[str]:
+    """Outcome -> cases of the listed operators in one format."""
+    return Counter(held.outcome for held in by_case(records) if held.format == format_name and is_listed(held.operator))
+
+
+def refused_part(counts: Counter[str]) -> float:
+    """The part of cases that is refused in every form."""
+    return counts[REFUSED] / max(sum(counts.values()), 1)
+
+
 def check_lists(found: Survey, formats: Sequence[str]) -> list[str]:
     """Where the committed eligible lists and the installed onnx disagree, in one line a format."""
     told = []
@@ -184,11 +218,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{record.result.outcome} {record.format} {record.case} ({record.variant}): {record.result.reason}")
     for name in formats:
         counts = Counter(record.result.outcome for record in records if record.format == name)
-        print(f"{name}: " + ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES))
+        print(f"{name}, runs: " + ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES))
+        listed = listed_counts(records, name)
+        told = ", ".join(f"{listed[outcome]} {outcome}" for outcome in OUTCOMES)
+        print(f"{name}, cases of the listed operators: {told} ({refused_part(listed):.1%} refused, at most {MAX_REFUSED:.0%})")
     print(*stale, sep="\n", end="\n" if stale else "")
     if options.write:
         options.write.write_text(report(found, records, formats), encoding="utf-8")
-    return 1 if failures(records) or stale else 0
+    too_many = names is None and any(refused_part(listed_counts(records, name)) > MAX_REFUSED for name in formats)
+    return 1 if failures(records) or stale or too_many else 0
 
 
 def _parser() -> argparse.ArgumentParser:

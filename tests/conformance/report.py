@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from tests.conformance.cases import Survey, count_reasons
+from tests.conformance.cases import LISTED, MAX_REFUSED, Survey, count_reasons, is_listed
 from tests.conformance.worker import OUTCOMES, REFUSED
 
 if TYPE_CHECKING:
-    from tests.conformance.node_suite import Record
+    from tests.conformance.node_suite import CaseOutcome, Record
 
 _TITLES = {"tflite": "TFLite, run by LiteRT", "coreml": "Core ML, run by the MIL interpreter"}
 
@@ -60,12 +60,35 @@ def _head(found: Survey, records: Sequence[Record], formats: Sequence[str]) -> I
     for name in formats:
         held = [record for record in records if record.format == name]
         yield f"| {name} | {len(found.eligible(name))} | {len(held)} | {_cells(held)} |"
+    yield from _listed_head(records, formats)
+
+
+def _listed_head(records: Sequence[Record], formats: Sequence[str]) -> Iterator[str]:
+    from tests.conformance.node_suite import listed_counts, refused_part
+
+    yield from (
+        "",
+        "## By case: the operators of convolutional students",
+        "",
+        f"The {len(LISTED)} operators the converters promise (`LISTED` in `tests/conformance/cases.py`), and functions that ONNX expands",
+        "them to. A case passes when at least one of its forms passes and none is wrong or crashes; it is refused when no form passes. At",
+        f"most {MAX_REFUSED:.0%} of these cases may be refused.",
+        "",
+        "| format | cases | " + " | ".join(OUTCOMES) + " | part refused |",
+        "|---|" + "---:|" * (2 + len(OUTCOMES)),
+    )
+    for name in formats:
+        counts = listed_counts(records, name)
+        cells = " | ".join(str(counts[outcome]) for outcome in OUTCOMES)
+        yield f"| {name} | {sum(counts.values())} | {cells} | {refused_part(counts):.1%} |"
 
 
 def _section(found: Survey, records: Sequence[Record], name: str) -> Iterator[str]:
     held = [record for record in records if record.format == name]
     refusals = {f"{record.case} {record.variant}": general(record.result.reason) for record in held if record.result.outcome == REFUSED}
-    yield from ("", f"## {_TITLES[name]}", "", "### By operator", "", "| operator | " + " | ".join(OUTCOMES) + " |")
+    yield from ("", f"## {_TITLES[name]}", "")
+    yield from _listed_section(records, name)
+    yield from ("", "### Runs by operator", "", "| operator | " + " | ".join(OUTCOMES) + " |")
     yield "|---|" + "---:|" * len(OUTCOMES)
     for operator in sorted({record.operator for record in held}):
         yield f"| {operator} | {_cells(record for record in held if record.operator == operator)} |"
@@ -73,6 +96,23 @@ def _section(found: Survey, records: Sequence[Record], name: str) -> Iterator[st
     yield from (f"| {count} | {reason} |" for reason, count in count_reasons(refusals))
     yield from ("", "### Cases left out", "", "| cases | why the boundary cannot hold them |", "|---:|---|")
     yield from (f"| {count} | {reason} |" for reason, count in count_reasons(found.ineligible[name]))
+
+
+def _listed_section(records: Sequence[Record], name: str) -> Iterator[str]:
+    """Every listed operator with its cases, then each case that is refused in every form with its reason."""
+    from tests.conformance.node_suite import by_case
+
+    held = [case for case in by_case(records) if case.format == name and is_listed(case.operator)]
+    yield from ("### Cases of the listed operators", "", "| operator | " + " | ".join(OUTCOMES) + " |", "|---|" + "---:|" * len(OUTCOMES))
+    for operator in sorted({_plain(case) for case in held}):
+        counts = Counter(case.outcome for case in held if _plain(case) == operator)
+        yield f"| {operator} | " + " | ".join(str(counts[outcome]) for outcome in OUTCOMES) + " |"
+    yield from ("", "| refused in every form | reason |", "|---|---|")
+    yield from (f"| {case.case} | {general(case.reason)} |" for case in sorted(held, key=lambda case: case.case) if case.outcome == REFUSED)
+
+
+def _plain(case: CaseOutcome) -> str:
+    return case.operator.removesuffix(" (expanded)")
 
 
 def _cells(records: Iterable[Record]) -> str:

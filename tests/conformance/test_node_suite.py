@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.conformance.cases import FORMATS, Survey, survey
-from tests.conformance.node_suite import Record, check_lists, failures, run, tasks
+from tests.conformance.cases import FORMATS, LISTED, MAX_REFUSED, Survey, survey
+from tests.conformance.node_suite import Record, by_case, check_lists, failures, listed_counts, refused_part, run, tasks
 from tests.conformance.report import general
-from tests.conformance.worker import PASS, REFUSED, at_hub_opset, booleans_as_int32
+from tests.conformance.worker import CRASH, PASS, REFUSED, WRONG, Result, at_hub_opset, booleans_as_int32
 
 # One case a family and, where there was one, the case that once failed.
 SAMPLE = tuple(
@@ -50,8 +50,46 @@ def test_the_committed_lists_name_every_eligible_case_of_the_installed_onnx() ->
 
 
 @pytest.mark.slow
-def test_no_node_case_is_wrong_or_crashes() -> None:
-    assert told(failures(run(tasks(found(), FORMATS)))) == []
+def test_no_node_case_is_wrong_or_crashes_and_few_of_the_listed_operators_are_refused() -> None:
+    records = run(tasks(found(), FORMATS))
+    assert told(failures(records)) == []
+    assert all(refused_part(listed_counts(records, name)) <= MAX_REFUSED for name in FORMATS)
+
+
+def test_every_listed_operator_is_one_of_onnx() -> None:
+    """A misspelt operator would count for nothing."""
+    assert all(onnx.defs.has(name) for name in LISTED)
+
+
+def record(outcome: str, *, case: str = "test_a", operator: str = "Relu", form: str = "tflite") -> Record:
+    return Record(form, case, "given", operator, Result(outcome, "why"))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "wanted"),
+    [
+        ([REFUSED, REFUSED], REFUSED),
+        ([REFUSED, PASS], PASS),
+        ([PASS, PASS], PASS),
+        ([PASS, WRONG], WRONG),
+        ([REFUSED, CRASH], CRASH),
+    ],
+)
+def test_a_case_passes_when_one_form_does_and_none_is_wrong(outcomes: list[str], wanted: str) -> None:
+    (held,) = by_case([record(outcome) for outcome in outcomes])
+    assert held.outcome == wanted
+
+
+def test_the_part_refused_is_of_the_cases_of_listed_operators_in_one_format() -> None:
+    records = [
+        record(PASS),
+        record(REFUSED, case="test_b", operator="Gelu (expanded)"),
+        record(REFUSED, case="test_c", operator="LSTM"),
+        record(REFUSED, case="test_a", form="coreml"),
+    ]
+    counts = listed_counts(records, "tflite")
+    assert (counts[PASS], counts[REFUSED], refused_part(counts)) == (1, 1, 0.5)
+    assert refused_part(listed_counts([], "tflite")) == 0
 
 
 def test_a_model_of_a_newer_opset_is_renumbered_only_when_its_nodes_exist_in_the_hubs() -> None:

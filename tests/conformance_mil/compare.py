@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.mil.errors import MilError
+from edgepack.mil.errors import KernelError, MilError
 from edgepack.mil.program import Program
 
 Array = NDArray[Any]
@@ -31,17 +31,17 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Apple's absolute and relative tolerance for fp32, and how many times the package rounds to fp16 (0 for fp32)."""
+    """Apple's absolute and relative tolerance for fp32, and how many times values are rounded to fp16 on the way (0: never)."""
 
     absolute: float
     relative: float
-    roundings: int
+    roundings: int = 0
 
     def of(self, want: Array) -> Array:
         """The largest difference allowed for each element.
 
-        Apple allows 0.5 + 5 % for fp16, which would pass most mistakes. Here every rounding on the way (input, constants, each operation)
-        adds half a unit in the last place of the largest expected magnitude: what is summed or normalised together is of that magnitude.
+        Apple allows 0.5 + 5 % for fp16, which would pass most mistakes. Here every rounding on the way (``roundings_of``) adds half a
+        unit in the last place of the largest expected magnitude: what is summed or normalised together is of that magnitude.
         """
         finite = np.abs(want[np.isfinite(want)])
         largest = float(finite.max()) if finite.size else 0.0
@@ -49,25 +49,44 @@ class Tolerance:
 
 
 def operators_of(model: Any) -> tuple[str, ...]:
-    """The MIL operations of a converted model, read from its protobuf, without constants and their casts."""
+    """The MIL operations of a converted model, read from its protobuf, without plain constants."""
+    return tuple(sorted({str(operation.type) for operation in _operations(model)} - {"const"}))
+
+
+def roundings_of(model: Any) -> int:
+    """How many values of a package are rounded to fp16: those its protobuf declares so, constants among them, and Apple's expectation.
+
+    The types of the package decide, not the precision the test was asked for: a test "in fp32" may feed and compute fp16.
+    """
+    from coremltools import proto
+
+    half = proto.MIL_pb2.DataType.FLOAT16
+    types = [output.type.tensorType.dataType for operation in _operations(model) for output in operation.outputs]
+    return types.count(half) + 1 if half in types else 0
+
+
+def _operations(model: Any) -> list[Any]:
     functions = model.get_spec().mlProgram.functions.values()
     blocks = [block for function in functions for block in function.block_specializations.values()]
-    names = {str(operation.type) for block in blocks for operation in block.operations}
-    computing = {name for name in names if name != "const" and not name.startswith("constexpr_")}
-    return tuple(sorted(computing - {"cast", "identity"} or computing))
+    return [operation for block in blocks for operation in block.operations]
 
 
-def compare(model: Any, feed: Mapping[str, Any], expected: Mapping[str, Any] | None, tolerance: Tolerance) -> Comparison:
+def compare(
+    model: Any, feed: Mapping[str, Any], expected: Mapping[str, Any] | None, absolute: float = 1e-4, relative: float = 1e-5
+) -> Comparison:
     """Save ``model``, read it back, run it on ``feed`` and compare every output with ``expected``."""
     operators = operators_of(model)
     try:
         found = _interpret(model, feed)
+    except KernelError as error:
+        return Comparison("wrong", error.cause, operators)
     except MilError as error:
         return Comparison("refused", _without_names(error.cause), operators)
     except Exception as error:
         return Comparison("wrong", f"the interpreter raised {type(error).__name__}: {error}", operators)
     if expected is None:
         return Comparison("no_values", "the test expects no values", operators)
+    tolerance = Tolerance(absolute, relative, roundings_of(model))
     reasons = [reason for name, want in expected.items() if (reason := _difference(name, found, want, tolerance))]
     return Comparison("wrong" if reasons else "pass", "; ".join(reasons), operators)
 
@@ -78,9 +97,9 @@ def _interpret(model: Any, feed: Mapping[str, Any]) -> dict[str, Array]:
         model.save(str(path))
         program = Program.load(path)
     samples = {declared.name: np.asarray(feed[declared.name]).astype(declared.dtype) for declared in program.inputs}
-    shapes = {declared.name: declared.shape for declared in program.inputs}
+    ranks = {declared.name: declared.rank for declared in program.inputs}
     # Core ML has no features without dimensions: a scalar is fed as one element.
-    return program.run({name: sample.reshape(shapes[name]) if sample.ndim == 0 else sample for name, sample in samples.items()})
+    return program.run({name: sample.reshape((1,) * ranks[name]) if sample.ndim == 0 else sample for name, sample in samples.items()})
 
 
 def _difference(name: str, found: Mapping[str, Array], want: Any, tolerance: Tolerance) -> str:
@@ -107,8 +126,6 @@ def _package_name(name: str) -> str:
 def _without_names(cause: str) -> str:
     """A refusal without the names of this package's values, so that equal reasons can be counted."""
     parts = cause.split("'")
-    if cause.startswith("value "):
-        return "a value has a symbolic shape"
     if "cannot be read as an ML Program" in cause:
         return f"the package{cause.partition('.mlpackage')[2]}"
     return "".join(parts[:1] + parts[2:]).replace("  ", " ") if len(parts) > 2 else cause

@@ -23,7 +23,7 @@ class Outcome:
     Attributes:
         file: of the test, from the folder of Apple's tests ("iOS14/test_pool.py"). case: its pytest name.
         reason: why it was refused, wrong, skipped or failed; one line.
-        operators: MIL operations of the package, without const, constexpr and (unless alone) cast and identity.
+        operators: MIL operations of the package, without plain constants.
     """
 
     file: str
@@ -71,6 +71,6 @@ def read(path: Path) -> list[Outcome]:
 
 
 def involving(outcomes: Iterable[Outcome], operators: Sequence[str]) -> list[Outcome]:
-    """The cases whose package holds no operation outside ``operators``."""
+    """The cases whose package holds no operation outside ``operators``, and so could be the backend's."""
     known = set(operators)
     return [outcome for outcome in outcomes if outcome.operators and known.issuperset(outcome.operators)]

@@ -22,7 +22,7 @@ import coremltools.converters.mil.testing_utils as backend_utils
 import numpy as np
 import pytest
 
-from .compare import Comparison, Tolerance, compare
+from .compare import Comparison, compare
 from .outcomes import Kind, Outcome, append
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
@@ -49,11 +49,7 @@ def _compare_backend(
 
     It records instead of raising, so that a test which compares twice is judged on both.
     """
-    operations = mlmodel._mil_program["main"].operations if mlmodel._mil_program else ()
-    computing = sum(operation.op_type not in ("const", "cast") for operation in operations)
-    # fp16: the inputs, the constants, and the result of every operation are rounded.
-    roundings = computing + 2 if dtype == "fp16" else 0
-    _COMPARISONS.append(compare(mlmodel, input_key_values, expected_outputs, Tolerance(atol, rtol, roundings)))
+    _COMPARISONS.append(compare(mlmodel, input_key_values, expected_outputs, atol, rtol))
 
 
 backend_utils.compare_backend = _compare_backend

@@ -49,9 +49,38 @@ def test_scales_are_narrow_for_all_when_one_target_computes_them_in_fp16(manifes
     assert (scale_dtype(PI, ANDROID), scale_dtype(PI, IOS)) == ("float32", "float16")
 
 
-def test_only_a_static_scheme_is_judged_against_the_quantized_hub(manifest: Path) -> None:
-    build = pipeline(request(PI, schemes=("fp32", "w8a8"), manifest=manifest))
-    assert {branch.scheme: "simulated" in branch.judge.inputs for branch in build.branches} == {"fp32": False, "w8a8": True}
+def test_every_scheme_but_fp32_is_judged_against_what_its_rounding_leaves(manifest: Path) -> None:
+    build = pipeline(request(ANDROID, schemes=ANDROID.schemes, manifest=manifest))
+    assert {branch.scheme: str(branch.judge.inputs.get("simulated", "")) for branch in build.branches} == {
+        "fp32": "",
+        "fp16": str(Output("simulate fp16 weights", "simulated.npz")),
+        **{scheme: str(Output(f"quantize {scheme}", "simulated.npz")) for scheme in ("w8", "w8d8", "w8a8")},
+    }
+
+
+def test_schemes_without_calibration_need_none() -> None:
+    build = pipeline(request(PI, schemes=("w8", "w8d8")))
+    assert build.observe is None and list(build.quantized) == ["w8", "w8d8"]
+    assert {scheme: step.parameters["dynamic"] for scheme, step in build.quantized.items()} == {"w8": False, "w8d8": True}
+    assert [step.name for step in build.plan.steps if step.name.startswith("quantize")] == ["quantize w8", "quantize w8d8"]
+
+
+def test_fp16_is_simulated_as_each_target_computes_it_and_written_from_the_hub() -> None:
+    build = pipeline(request(ANDROID, IOS, schemes=("fp16",)))
+    assert {computes: step.name for computes, step in build.halves.items()} == {
+        False: "simulate fp16 weights",
+        True: "simulate fp16 arithmetic",
+    }
+    assert {branch.write.inputs["model"] for branch in build.branches} == {Output("hub", "model.onnx")}
+    simulated = {branch.target.name: branch.judge.inputs["simulated"] for branch in build.branches}
+    assert simulated == {"android": build.halves[False]["simulated.npz"], "ios": build.halves[True]["simulated.npz"]}
+
+
+def test_a_student_with_codes_of_its_own_is_adopted_without_calibration() -> None:
+    build = pipeline(request(PI, IOS, schemes=("w8a8",), own_codes=True))
+    assert build.observe is None
+    assert set(build.quantized["w8a8"].inputs) == {"hub", "golden"}
+    assert all(branch.judge.inputs["constraints"] == Output("quantize w8a8", "constraints.json") for branch in build.branches)
 
 
 def test_an_evaluation_set_is_run_by_student_and_artifact(manifest: Path) -> None:

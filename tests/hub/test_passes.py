@@ -10,31 +10,11 @@ from onnx import helper, numpy_helper
 
 from edgepack.hub.graph import HubError
 from edgepack.hub.passes import Rewrite, after_pinning, drop_unused, sequence
-from tests.hub.graphs import attributes, batch_norm, canonical, model, normal, onnxruntime_run, operators, weights
+from tests.hub.graphs import attributes, batch_norm, canonical, kept, model, normal, onnxruntime_run, operators, weights
 
 node = helper.make_node
 X = {"x": [1, 4, 8, 8]}
 Y = {"y": None}
-# Sums of at most 36 products of order 1 in fp32, in two orders: 36 * 2^-23 = 4e-6, with a factor for the size of the terms.
-FP32 = 3e-5
-
-
-def kept(
-    nodes: list[onnx.NodeProto], held: dict[str, np.ndarray], inputs: Any = None, outputs: Any = None, **options: Any
-) -> onnx.ModelProto:
-    """The canonical form, once onnxruntime has given the same for it as for the model itself."""
-    inputs = inputs or X
-    proto = model(nodes, inputs, outputs or Y, held, **options)
-    feed = {name: normal(*[size if isinstance(size, int) else 2 for size in shape], seed=9) for name, shape in inputs.items()}
-    form, _ = canonical(proto, feed)
-    before, after = onnxruntime_run(proto, feed), onnxruntime_run(form, feed)
-    assert list(before) == list(after)
-    for name, wanted in before.items():
-        np.testing.assert_allclose(after[name], wanted, rtol=FP32, atol=FP32)
-        assert after[name].dtype == wanted.dtype
-    return form
-
-
 BN = node("BatchNormalization", ["c", "s", "b", "m", "v"], ["y"])
 
 

@@ -52,3 +52,30 @@ def test_a_pinned_model_is_static_throughout_and_answers_as_the_open_one(sizes: 
 def test_a_symbolic_value_has_no_static_shape() -> None:
     with pytest.raises(HubError, match="value 'x' has no static shape"):
         static_shape(ir.from_proto(open_model()).graph.inputs[0])
+
+
+def two_inputs() -> onnx.ModelProto:
+    """Two inputs of one batch, as opset 9 spells them."""
+    return model([node("Add", ["a", "b"], ["y"])], {"a": ["batch", 3], "b": ["batch", 3]}, {"y": ["batch", 3]}, opset=9)
+
+
+def test_a_model_of_opset_9_with_a_dynamic_batch_is_converted_and_pinned() -> None:
+    hub = canonicalize(two_inputs(), {"a": normal(2, 3), "b": normal(2, 3, seed=1)}).model
+    assert symbols(hub) == ["batch"] and hub.opset_imports[""] == 21
+    fixed = ir.to_proto(pinned(hub, {"a": (4, 3), "b": (4, 3)}))
+    feed = {"a": normal(4, 3), "b": normal(4, 3, seed=1)}
+    np.testing.assert_array_equal(onnxruntime_run(fixed, feed)["y"], onnxruntime_run(two_inputs(), feed)["y"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "why"),
+    [
+        ({"a": (2, 3), "b": (4, 3)}, "dimension 'batch' is pinned to 2 in input 'a' and to 4 in input 'b'"),
+        ({"a": (2, 5), "b": (2, 3)}, r"input 'a' is declared as .* and pinned to \[2, 5\]"),
+        ({"a": (2, 3), "b": (2, 3, 1)}, r"input 'b' is declared as .* and pinned to \[2, 3, 1\]"),
+    ],
+)
+def test_sizes_that_disagree_with_the_declaration_are_refused(sizes: dict[str, tuple[int, ...]], why: str) -> None:
+    hub = canonicalize(two_inputs(), {"a": normal(2, 3), "b": normal(2, 3)}).model
+    with pytest.raises(HubError, match=why):
+        pinned(hub, sizes)

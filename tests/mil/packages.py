@@ -29,7 +29,7 @@ def save_package(body: Body, inputs: Mapping[str, NDArray[Any]], folder: Path, i
     ct = coremltools()
     from coremltools.converters.mil.mil import Function, types
 
-    held = {np.dtype("float32"): types.fp32, np.dtype("int32"): types.int32}
+    held = {np.dtype("float32"): types.fp32, np.dtype("float16"): types.fp16, np.dtype("int32"): types.int32}
     places = {name: builder().placeholder(shape=array.shape, dtype=held[array.dtype]) for name, array in inputs.items()}
     program = ct.converters.mil.mil.Program()
     target = getattr(ct.target, f"iOS{ios}")
@@ -37,14 +37,14 @@ def save_package(body: Body, inputs: Mapping[str, NDArray[Any]], folder: Path, i
         found = body(**function.inputs)
         function.set_outputs(list(found) if isinstance(found, list | tuple) else [found])
     program.add_function("main", function)
-    model = ct.convert(
+    ct.convert(
         program,
         minimum_deployment_target=target,
         compute_precision=ct.precision.FLOAT32,
         pass_pipeline=ct.PassPipeline.EMPTY,
         skip_model_load=True,
+        package_dir=str(folder / "m.mlpackage"),
     )
-    model.save(str(folder / "m.mlpackage"))
     return folder / "m.mlpackage"
 
 

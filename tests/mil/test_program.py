@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgepack.mil.errors import MilError
-from edgepack.mil.operation import implemented
+from edgepack.mil.operation import MilOperation, TensorType, implemented, kernel_of
 from edgepack.mil.program import Program
+from edgepack.mil.rounding import to_half
 
 from .packages import builder, interpret, save_package
 
@@ -72,8 +76,16 @@ def test_fp16_sums_accumulate_in_float32() -> None:
     assert interpret(body, x=np.ones((1, 4096), np.float32))[0].tolist() == [[4096.0]]
 
 
+def test_fp16_inputs_are_computed_with_as_any_fp16_value() -> None:
+    """A matrix product of 4096 ones that enter as fp16, which would stop at 2048 if it were summed in fp16."""
+    found = interpret(
+        lambda x: builder().cast(x=builder().matmul(x=x, y=np.ones((4096, 1), np.float16)), dtype="fp32"), x=np.ones((1, 4096), np.float16)
+    )
+    assert found[0].tolist() == [[4096.0]]
+
+
 def test_constants_joined_to_values_are_kept() -> None:
-    found = interpret(lambda x: builder().concat(values=[x, np.float32([[9]]), x], axis=1), x=np.array([[1, 2]], np.float32))
+    found = interpret(lambda x: builder().concat(values=[x, np.array([[9]], np.float32), x], axis=1), x=np.array([[1, 2]], np.float32))
     assert found[0].tolist() == [[1, 2, 9, 1, 2]]
 
 
@@ -86,14 +98,13 @@ def test_an_unknown_operation_is_refused_with_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "cause"),
     [
-        (lambda x: builder().gelu(x=x, mode="SIGMOID_APPROXIMATION", name="odd"), "mode SIGMOID"),
         (
             lambda x: builder().upsample_nearest_neighbor(
                 x=x, scale_factor_height=np.float32(1.5), scale_factor_width=np.float32(1), name="odd"
             ),
             "fractional",
         ),
-        (lambda x: builder().concat(values=[x, x], axis=1, interleave=True, name="odd"), "interleaves"),
+        (lambda x: builder().upsample_bilinear(x=x, align_corners=True, half_pixel_centers=True, name="odd"), "half_pixel_centers"),
     ],
 )
 def test_a_form_that_is_not_known_is_refused(body: Any, cause: str, tmp_path: Path) -> None:
@@ -103,14 +114,59 @@ def test_a_form_that_is_not_known_is_refused(body: Any, cause: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("parameter", ["weight", "begin"])
-def test_a_parameter_computed_at_run_time_is_refused_not_ignored(parameter: str, tmp_path: Path) -> None:
+def test_a_parameter_computed_at_run_time_equals_the_constant(parameter: str) -> None:
     bodies: dict[str, Any] = {
-        "weight": lambda x, y: builder().conv(x=x, weight=y),
-        "begin": lambda x, y: builder().slice_by_size(x=x, begin=builder().cast(x=y, dtype="int32"), size=[1, 1, 1, 1]),
+        "weight": lambda x, y: builder().conv(x=x, weight=y, strides=[2, 1]),
+        "begin": lambda x, y: builder().slice_by_size(x=x, begin=builder().cast(x=y, dtype="int32"), size=[1, -1, 2, 3]),
     }
-    y = {"weight": np.ones((2, 4, 1, 1), np.float32), "begin": np.zeros(4, np.float32)}[parameter]
-    with pytest.raises(MilError, match="at run time"):
-        Program.load(save_package(bodies[parameter], {"x": X, "y": y}, tmp_path))
+    held = {"weight": np.arange(16, dtype=np.float32).reshape(2, 4, 1, 2), "begin": np.array([0, 1, 3, 2], np.float32)}[parameter]
+    (found,) = interpret(bodies[parameter], x=X, y=held)
+    want = direct_convolution(X, held, (2, 1), (1, 1), 1) if parameter == "weight" else X[:, 1:, 3:5, 2:5]
+    np.testing.assert_allclose(found, want, atol=2e-5, rtol=0)
+
+
+def test_a_parameter_that_may_not_be_computed_at_run_time_is_refused_not_ignored() -> None:
+    held = MilOperation("layer_norm", "odd", {"axes": np.array([1])}, {"x": ("x",), "gamma": ("y",)}, (TensorType("z", "float32", (2, 3)),))
+    with pytest.raises(MilError, match="layer_norm 'odd' has a 'gamma' that is computed at run time"):
+        kernel_of(held)
+
+
+def test_an_index_that_core_ml_leaves_undefined_is_refused(tmp_path: Path) -> None:
+    path = save_package(lambda x, i: builder().gather(x=x, indices=i, axis=1, name="pick"), {"x": X, "i": np.zeros(2, np.int32)}, tmp_path)
+    program = Program.load(path)
+    assert np.array_equal(next(iter(program.run({"x": X, "i": np.array([3, 0], np.int32)}).values())), X[:, [3, 0]])
+    for outside in (-1, 4):
+        with pytest.raises(MilError, match=r"gather 'pick' takes an index outside \[0, 3\]"):
+            program.run({"x": X, "i": np.array([0, outside], np.int32)})
+
+
+def test_a_negative_fraction_of_integers_is_refused_and_a_positive_one_truncated(tmp_path: Path) -> None:
+    numbers = {"x": np.array([7, 6], np.int32), "y": np.array([4, 3], np.int32)}
+    program = Program.load(save_package(lambda x, y: builder().real_div(x=x, y=y), numbers, tmp_path))
+    assert next(iter(program.run(numbers).values())).tolist() == [1, 2]
+    with pytest.raises(MilError, match="negative fraction"):
+        program.run({"x": -numbers["x"], "y": numbers["y"]})
+
+
+@given(hnp.arrays(np.uint32, st.integers(1, 40)))
+def test_rounding_to_half_equals_numpys_casts(bits: Any) -> None:
+    source = bits.view(np.float32)
+    with np.errstate(all="ignore"):
+        want = source.astype(np.float16).astype(np.float32)
+        assert np.array_equal(to_half(source), want, equal_nan=True)
+
+
+def test_rounding_to_half_equals_numpys_casts_around_every_half() -> None:
+    """All 65,536 halves, the points between them, and their float32 neighbours."""
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    with np.errstate(all="ignore"):
+        middles = (halves + np.nextafter(halves.astype(np.float16), np.float16(np.inf)).astype(np.float32)) / 2
+        for points in (halves, middles):
+            for near in (points, np.nextafter(points, np.float32(np.inf)), np.nextafter(points, np.float32(-np.inf))):
+                want = near.astype(np.float16).astype(np.float32)
+                assert np.array_equal(to_half(near).view(np.uint32)[~np.isnan(near)], want.view(np.uint32)[~np.isnan(near)])
+                assert np.isnan(to_half(near)[np.isnan(near)]).all()
+    assert to_half(np.float32(0.1) * np.ones(())).shape == ()
 
 
 def test_feeds_are_checked(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -69,3 +69,72 @@ def run_all(model: ir.Model, data: Samples, name: str = "y") -> np.ndarray:
 
     run = plain_session(ir.to_proto(model))
     return np.stack([run(feed_of(data, index))[name] for index in range(data.count)])
+
+
+def _weights(seed: int = 0) -> Callable[..., np.ndarray]:
+    random = np.random.default_rng(seed)
+    return lambda *shape: (random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+
+def squeeze_excite() -> ir.Model:
+    """A MobileNetV3 block: Conv - HardSwish - (pool, 1x1, Relu, 1x1, HardSigmoid) * - 1x1 Conv + residual."""
+    w, node = _weights(), onnx.helper.make_node
+    weights = {"w0": w(16, 3, 3, 3), "w1": w(4, 16, 1, 1), "w2": w(16, 4, 1, 1), "w3": w(16, 16, 1, 1)}
+    nodes = [
+        node("Conv", ["x", "w0"], ["c"], pads=[1, 1, 1, 1]),
+        node("HardSwish", ["c"], ["h"]),
+        node("GlobalAveragePool", ["h"], ["p"]),
+        node("Conv", ["p", "w1"], ["s1"]),
+        node("Relu", ["s1"], ["s2"]),
+        node("Conv", ["s2", "w2"], ["s3"]),
+        node("HardSigmoid", ["s3"], ["s4"], alpha=1 / 6, beta=0.5),
+        node("Mul", ["h", "s4"], ["m"]),
+        node("Conv", ["m", "w3"], ["o"]),
+        node("Add", ["o", "h"], ["y"]),
+    ]
+    return hub(nodes, weights)
+
+
+def decoder() -> ir.Model:
+    """A U-Net's: Conv - Relu (skip) - MaxPool - Conv - Relu - bilinear x2, Concat with the skip and a LeakyRelu, ConvTranspose x2, Conv."""
+    w, node = _weights(), onnx.helper.make_node
+    weights = {
+        "w0": w(8, 3, 3, 3), "w1": w(8, 8, 3, 3), "w2": w(8, 3, 1, 1), "w3": w(24, 8, 2, 2), "b3": w(8, 1)[:, 0], "w4": w(4, 8, 1, 1),
+        "scales": np.asarray([1, 1, 2, 2], np.float32),
+    }  # fmt: skip
+    nodes = [
+        node("Conv", ["x", "w0"], ["c0"], pads=[1, 1, 1, 1]),
+        node("Relu", ["c0"], ["skip"]),
+        node("MaxPool", ["skip"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["p", "w1"], ["c1"], pads=[1, 1, 1, 1]),
+        node("Relu", ["c1"], ["r1"]),
+        node("Resize", ["r1", "", "scales"], ["up"], mode="linear", coordinate_transformation_mode="half_pixel"),
+        node("Conv", ["x", "w2"], ["c2"]),
+        node("LeakyRelu", ["c2"], ["signed"], alpha=0.1),
+        node("Concat", ["up", "skip", "signed"], ["cat"], axis=1),
+        node("ConvTranspose", ["cat", "w3", "b3"], ["t"], strides=[2, 2]),
+        node("Relu", ["t"], ["rt"]),
+        node("Conv", ["rt", "w4"], ["y"]),
+    ]
+    return hub(nodes, weights)
+
+
+def pyramid() -> ir.Model:
+    """A feature pyramid: two levels, the lower one enlarged by nearest Resize and added to the lateral of the upper, then a 3x3 Conv."""
+    w, node = _weights(), onnx.helper.make_node
+    weights = {
+        "w0": w(8, 3, 3, 3), "w1": w(12, 8, 3, 3), "l0": w(8, 8, 1, 1), "l1": w(8, 12, 1, 1), "w2": w(8, 8, 3, 3),
+        "scales": np.asarray([1, 1, 2, 2], np.float32),
+    }  # fmt: skip
+    nodes = [
+        node("Conv", ["x", "w0"], ["c0"], pads=[1, 1, 1, 1]),
+        node("Relu", ["c0"], ["r0"]),
+        node("Conv", ["r0", "w1"], ["c1"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", ["c1"], ["r1"]),
+        node("Conv", ["r0", "l0"], ["a"]),
+        node("Conv", ["r1", "l1"], ["b"]),
+        node("Resize", ["b", "", "scales"], ["up"], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+        node("Add", ["a", "up"], ["s"]),
+        node("Conv", ["s", "w2"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    return hub(nodes, weights)

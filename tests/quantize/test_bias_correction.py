@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
+import pytest
 
 from edgepack.calibration.observe import feed_of, with_outputs
 from edgepack.hub.canonical import plain_session
 from edgepack.quantize.apply import linear_nodes, quantize_static
 from edgepack.quantize.bias_correction import correct_biases
 from edgepack.quantize.constraints import Demands
-from tests.quantize.graphs import convolution, ranges_of, run_all, samples
+from tests.quantize.graphs import convolution, decoder, ranges_of, run_all, samples
 
 
 def _means(model: ir.Model, name: str) -> np.ndarray:
@@ -19,12 +22,13 @@ def _means(model: ir.Model, name: str) -> np.ndarray:
     return np.mean([array.mean(axis=tuple(axis for axis in range(array.ndim) if axis != 1)) for array in arrays], axis=0)
 
 
-def test_means_of_every_layer_equal_the_float_models_to_half_a_bias_step() -> None:
+@pytest.mark.parametrize(("build", "layers"), [(convolution, 3), (decoder, 5)])
+def test_means_of_every_layer_equal_the_float_models_to_half_a_bias_step(build: Callable[[], ir.Model], layers: int) -> None:
     """After the correction a mean is off by at most the rounding of its own int32 bias, half of s_in * s_w, plus float32 noise."""
-    model = convolution()
+    model = build()
     quantized, _ = quantize_static(model, ranges_of(model), Demands())
     shifts = correct_biases(model, quantized, samples(), lambda done, total: None)
-    assert len(shifts) == 3
+    assert len(shifts) == layers
     for node in linear_nodes(quantized):
         name = node.outputs[0].name or ""
         step = node.inputs[2].producer().inputs[1].const_value.numpy()

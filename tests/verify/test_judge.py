@@ -1,5 +1,7 @@
 """What passes and what fails, on outputs with errors of known size."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from edgepack.quantize.scheme import Scheme
 from edgepack.verify.judge import (
     FLOAT32_ROUNDING_DB,
     HALF_PRECISION_DB,
+    OWN_CODES_DB,
     SUMMATION_DB,
     ParityBudget,
     Runs,
@@ -24,6 +27,7 @@ from edgepack.verify.metrics import sqnr_db
 
 BUDGET = ParityBudget(fp32_below_student_db=6.0, quantized_below_hub_db=1.5)
 FP32, W8A8, W4 = Scheme.parse("fp32"), Scheme.parse("w8a8"), Scheme.parse("w4b32")
+FP16, W8, W8D8 = Scheme.parse("fp16"), Scheme.parse("w8"), Scheme.parse("w8d8")
 REFERENCE = np.random.default_rng(0).normal(size=(16, 1, 10))
 
 
@@ -81,6 +85,36 @@ def test_noise_of_fp16_adds_in_power_to_the_quantized_hubs_where_a_target_comput
     assert _failures(W8A8, _at(hub_db - 1.6), runs) != ()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "hub_db", "floor"),
+    [
+        (W8, 40, 40 - 0.5),  # the very function of its hub
+        (W8, 114, 114 - 3.01 - 0.5),  # beside fp32's own noise, allowed at 120 - 6 dB: two noises of one power
+        (W8D8, 35, 35 - 1.5),
+        (FP16, 70, 70 - 6),
+    ],
+)
+def test_schemes_without_calibration_are_held_to_what_their_rounding_alone_leaves(scheme: Scheme, hub_db: float, floor: float) -> None:
+    runs = _runs(student_db=120, hub_db=hub_db)
+    assert _failures(scheme, _at(floor + 0.05), runs) == ()
+    assert _failures(scheme, _at(floor - 0.05), runs) != ()
+
+
+def test_weights_only_where_a_target_computes_in_fp16_adds_fp16s_noise() -> None:
+    half = ParityBudget(6.0, 1.5, quantized_reach_db=HALF_PRECISION_DB)
+    runs = _runs(hub_db=50)
+    for decibels, passes in ((50 - 3.01 - 1.5 + 0.1, True), (50 - 3.01 - 1.5 - 0.1, False)):
+        assert (judge_parity(parity(W8, {"logits": _at(decibels)}, runs, half, "simulated"), "ios", "w8") == ()) is passes
+
+
+@pytest.mark.parametrize(("student_db", "floor"), [(200, OWN_CODES_DB), (45, 32), (30, 24)])
+def test_a_student_with_codes_of_its_own_is_held_to_what_runtimes_of_one_quantized_network_keep(student_db: float, floor: float) -> None:
+    runs = replace(_runs(student_db=student_db, hub_db=60), own_codes=True)
+    assert _failures(W8A8, _at(floor + 0.1), runs) == ()
+    (line,) = _failures(W8A8, _at(floor - 0.1), runs)
+    assert "the student's own codes" in line
+
+
 @pytest.mark.parametrize("scheme", [FP32, W8A8])
 def test_a_float64_run_that_the_students_own_fp32_contradicts_judges_nothing(scheme: Scheme) -> None:
     """onnx's evaluator once took the batch's statistics for BatchNormalization's: 18.6 dB, and every relative floor sank with it."""
@@ -93,7 +127,7 @@ def test_a_hub_that_lost_the_student_fails_however_well_the_artifact_repeats_it(
     runs = _runs(hub_db=3.2)
     assert runs.hub is not None
     (line,) = _failures(W8A8, np.asarray(runs.hub["logits"]), runs)
-    assert "is 3.2 dB" in line and "floor of 6.0 dB" in line and "8 bits do not hold this student" in line
+    assert "is 3.2 dB" in line and "floor of 6.0 dB" in line and "does not hold the student, try --ranges mse" in line
 
 
 def test_a_miss_by_less_than_a_printed_digit_prints_more_digits() -> None:

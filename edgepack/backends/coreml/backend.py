@@ -20,13 +20,14 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
 
     Scheme "fp32" computes in float32, every other scheme in float16; inputs and outputs are float32 or int32 either way. Q/DQ pairs
     stay: activations as ``quantize`` / ``dequantize``, weights as their codes. The package is read back from disk and must hold the
-    hub's codes, scales and zero points before it is put in place.
+    hub's codes, scales and zero points, and the images asked for, before it is put in place.
 
     Raises:
         BackendError: the model cannot be expressed (nothing is written), or the saved package does not hold what it must.
         HubError: a shape is not static.
     """
     from edgepack.backends.coreml.frontend import build, demand_release, find_obstacles
+    from edgepack.backends.coreml.images import check_images, find_image_obstacles
     from edgepack.backends.coreml.package import check_encodings, replace_package, save
 
     minimum_os = options.minimum_os or _DEFAULT_OS
@@ -34,17 +35,19 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
         raise BackendError(f"coreml: minimum_os '{minimum_os}' is not known", f"use one of {', '.join(_RELEASES)}")
     ios = _RELEASES[minimum_os]
     hub = read_hub(model)
-    _refuse(find_obstacles(hub))
+    _refuse([*find_image_obstacles(hub, options.image_inputs), *find_obstacles(hub)])
     demand_release(hub.operations, ios)
     dtype = "float32" if options.scheme == "fp32" else "float16"
     built = build(hub, dtype, ios)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".coreml-") as scratch:
         saved = Path(scratch) / FILE
-        save(built.program, saved, ios, options)
+        save(built, saved, ios, options)
         check_encodings(saved, built.encodings)
+        check_images(saved, built.inputs, options.image_inputs)
         replace_package(saved, out / FILE)
-    notes = (f"compute precision {dtype}", *built.notes)
+    images = [f"input '{name}' is an image, {colours}, pixels 0 to 255" for name, colours in options.image_inputs.items()]
+    notes = (f"compute precision {dtype}", *built.notes, *images)
     return ArtifactDescription(FILE, built.inputs, built.outputs, "mil", notes, minimum_os)
 
 

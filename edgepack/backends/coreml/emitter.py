@@ -65,6 +65,25 @@ class Emitter:
             self.values[operand.name] = self._constant(operand)
         return self.values[operand.name]
 
+    def spread(self, value: Var, shape: tuple[int, ...]) -> Var:
+        """A value repeated to a larger shape, as numpy broadcasts."""
+        aligned = (1,) * (len(shape) - len(value.shape)) + tuple(value.shape)
+        if aligned != tuple(value.shape):
+            value = self("reshape", x=value, shape=list(aligned))
+        repeats = [after // before for before, after in zip(aligned, shape, strict=True)]
+        return self("tile", x=value, reps=repeats) if max(repeats, default=1) > 1 else value
+
+    def as_integer(self, value: Var) -> Var:
+        """Booleans as int32, which more operators take; other values as they are."""
+        return self("cast", x=value, dtype="int32") if self.is_boolean(value) else value
+
+    @staticmethod
+    def is_boolean(value: Var) -> bool:
+        """Whether a variable holds booleans."""
+        from coremltools.converters.mil.mil import types
+
+        return bool(value.dtype == types.bool)
+
     def transposed(self, operand: Operand) -> Var:
         """A constant matrix with its two dimensions swapped, as data: (K, N) becomes (N, K)."""
         encoding = operand.encoding
@@ -154,11 +173,11 @@ class Emitter:
         """A weight kept as codes: dequantized by Core ML when the model is loaded."""
         name, scale = self.unique(operand.name), self.scale(encoding, operand.name)
         self.hold(name, encoding, codes)
+        axis = (encoding.axis or 0) % codes.ndim
         if self.ios < 18:
-            axis = 0 if encoding.axis is None else encoding.axis
             zero_point = encoding.zero_point.astype(codes.dtype)
             return self("constexpr_affine_dequantize", quantized_data=codes, zero_point=zero_point, scale=scale, axis=axis, name=name)
         shape = [1] * codes.ndim
-        shape[encoding.axis or 0] = scale.size
+        shape[axis] = scale.size
         offset = encoding.zero_point.astype(codes.dtype).reshape(shape)
         return self("constexpr_blockwise_shift_scale", data=codes, scale=scale.reshape(shape), offset=offset, name=name)

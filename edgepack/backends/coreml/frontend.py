@@ -12,8 +12,8 @@ from typing import Any
 
 from edgepack.backends.artifact import Binding
 from edgepack.backends.coreml.emitter import Emitter, HeldEncoding, Var
-from edgepack.backends.coreml.operations import Hub
-from edgepack.backends.coreml.table import MAX_RANK, TABLE
+from edgepack.backends.coreml.operations import MAX_RANK, Hub
+from edgepack.backends.coreml.table import TABLE
 from edgepack.backends.table import BackendError, Obstacle
 from edgepack.mil.environment import coremltools
 from edgepack.quantize.fold import Operand, Operation
@@ -32,6 +32,7 @@ class Built:
         inputs, outputs: its features, in the hub's order.
         encodings: what the saved package must hold.
         notes: facts for the report.
+        values: what was computed: hub name -> variable.
     """
 
     program: Any
@@ -39,6 +40,7 @@ class Built:
     outputs: tuple[Binding, ...]
     encodings: tuple[HeldEncoding, ...]
     notes: tuple[str, ...]
+    values: Mapping[str, Var]
 
 
 def find_obstacles(hub: Hub) -> list[Obstacle]:
@@ -94,7 +96,9 @@ def build(hub: Hub, dtype: str, ios: int) -> Built:
             _lower(operation, emit, direct)
         function.set_outputs([_feature(operand, held, emit) for operand, held in zip(hub.outputs, outputs, strict=True)])
     program.add_function("main", function)
-    return Built(program, inputs, outputs, tuple(emit.encodings), tuple(emit.notes))
+    computed = {held.name for operation in hub.operations if not _is_constant(operation) for held in operation.outputs}
+    values = {name: value for name, value in emit.values.items() if name in computed}
+    return Built(program, inputs, outputs, tuple(emit.encodings), tuple(emit.notes), values)
 
 
 def _release_of(operation: Operation) -> int:
@@ -136,7 +140,7 @@ def _lower(operation: Operation, emit: Emitter, features: Mapping[str, str]) -> 
 
     ``features`` holds the names of outputs that need no cast.
     """
-    if all(operand is not None and operand.constant is not None for operand in operation.inputs) and _is_dequantize(operation):
+    if _is_constant(operation):
         return
     known = {id(value) for value in emit.values.values()}
     found = TABLE[operation.op_type](operation, emit)
@@ -151,8 +155,11 @@ def _lower(operation: Operation, emit: Emitter, features: Mapping[str, str]) -> 
         emit.hold(results[0].name, codes.encoding)
 
 
-def _is_dequantize(operation: Operation) -> bool:
-    return operation.op_type == "DequantizeLinear"
+def _is_constant(operation: Operation) -> bool:
+    """Whether it dequantizes a constant."""
+    return operation.op_type == "DequantizeLinear" and all(
+        operand is not None and operand.constant is not None for operand in operation.inputs
+    )
 
 
 def _rename(value: Var, name: str) -> None:

@@ -33,6 +33,11 @@ class Window:
         """Padding as MIL orders it: before and after of each dimension in turn."""
         return [size for pair in zip(self.before, self.after, strict=True) for size in pair]
 
+    @property
+    def is_dilated(self) -> bool:
+        """Whether a window skips elements along some axis; one of a single element skips none."""
+        return any(kernel > 1 and dilation > 1 for kernel, dilation in zip(self.kernel, self.dilations, strict=True))
+
     def overhang(self, spatial: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
         """How far the last window of each dimension reaches past the padded input (``ceil_mode``)."""
         sizes = zip(spatial, out, self.kernel, self.strides, self.dilations, self.before, self.after, strict=True)

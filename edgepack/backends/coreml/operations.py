@@ -6,6 +6,7 @@ and weights as codes that are dequantized when the model is loaded.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 _ONNX_DOMAINS = ("", "ai.onnx")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+# Reshape, Transpose, Reshape through more dimensions than Core ML has, as one operation with the attributes "sizes" and "perm".
+REARRANGE = "edgepack::Rearrange"
+# Core ML's limit for every tensor (coremltools: builder.py and the ML Program validator).
+MAX_RANK = 5
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,35 @@ def read_hub(model: Path) -> Hub:
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(loaded)
     graph = loaded.graph
     inputs = tuple(_plain(value) for value in graph.inputs if value.const_value is None)
-    return Hub(inputs, tuple(map(_plain, graph.outputs)), tuple(map(_operation, graph)))
+    outputs = tuple(map(_plain, graph.outputs))
+    return Hub(inputs, outputs, _narrowed(tuple(map(_operation, graph)), {held.name for held in outputs}))
+
+
+def _narrowed(operations: tuple[Operation, ...], results: set[str]) -> tuple[Operation, ...]:
+    """Window attention, pixel shuffles and their like pass through six dimensions; what only passes through is joined."""
+    reads = Counter(operand.name for operation in operations for operand in operation.inputs if operand is not None)
+    makers = {output.name: operation for operation in operations for output in operation.outputs}
+
+    def inner(operation: Operation, kind: str) -> Operation | None:
+        """What makes the wide input of an operation that is its only reader."""
+        source = operation.inputs[0] if operation.inputs else None
+        maker = None if source is None else makers.get(source.name)
+        if source is None or maker is None or maker.op_type != kind or source.rank <= MAX_RANK:
+            return None
+        return None if reads[source.name] > 1 or source.name in results else maker
+
+    joined: dict[int, Operation] = {}
+    absorbed: set[int] = set()
+    for last in operations:
+        middle = inner(last, "Transpose") if last.op_type == "Reshape" else None
+        first = None if middle is None else inner(middle, "Reshape")
+        if middle is None or first is None:
+            continue
+        sizes = first.outputs[0].shape
+        shuffle = {"sizes": sizes, "perm": middle.attributes.get("perm", list(range(len(sizes)))[::-1])}
+        joined[id(last)] = Operation(REARRANGE, middle.name, shuffle, first.inputs[:1], last.outputs)
+        absorbed |= {id(first), id(middle)}
+    return tuple(joined.get(id(operation), operation) for operation in operations if id(operation) not in absorbed)
 
 
 def _operation(node: ir.Node) -> Operation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from edgepack import __version__
 from edgepack.backends.artifact import WriteOptions
 from edgepack.backends.coreml.emitter import HeldEncoding
+from edgepack.backends.coreml.frontend import Built
+from edgepack.backends.coreml.images import image_types
 from edgepack.backends.table import BackendError
-from edgepack.mil.environment import coremltools
+from edgepack.mil.environment import coremltools, temporary_files_in
 from edgepack.mil.program import constant_value, read_function
 
 # All that runs between our program and the package. Every pass of coremltools' default pipeline is left out on purpose: the program is
@@ -28,23 +30,31 @@ _PASSES = [
     # The Builder numbers operations; a hub value may happen to have such a name.
     "common::dedup_op_and_var_names",
 ]
+# Metadata: hub value name -> name in the program, as JSON, of the values whose names Core ML does not take.
+RENAMED = "edgepack.values"
 _SPEC = Path("Data") / "com.apple.CoreML" / "model.mlmodel"
 
 
-def save(program: Any, path: Path, ios: int, options: WriteOptions) -> None:
-    """Write a coremltools ``Program`` to ``path`` (an .mlpackage folder that must not exist). Same program, same bytes."""
+def save(built: Built, path: Path, ios: int, options: WriteOptions) -> None:
+    """Write a built program to ``path`` (an .mlpackage folder that must not exist). Same program, same bytes.
+
+    Where a value of the hub has another name in the program, the package's metadata say so.
+    """
     ct = coremltools()
-    model = ct.convert(
-        program,
-        convert_to="mlprogram",
-        minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
-        # The program states its own precision; this only keeps coremltools from casting it again.
-        compute_precision=ct.precision.FLOAT32,
-        pass_pipeline=ct.PassPipeline(list(_PASSES), "edgepack"),
-        skip_model_load=True,
-    )
-    model.save(str(path))
-    _describe(path / _SPEC, options)
+    with temporary_files_in(path.parent):
+        ct.convert(
+            built.program,
+            convert_to="mlprogram",
+            inputs=image_types(built.inputs, options.image_inputs) if options.image_inputs else None,
+            minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
+            # The program states its own precision; this only keeps coremltools from casting it again.
+            compute_precision=ct.precision.FLOAT32,
+            pass_pipeline=ct.PassPipeline(list(_PASSES), "edgepack"),
+            skip_model_load=True,
+            # Without it the package goes to the system's temporary folder first, where a process that ends hard leaves it.
+            package_dir=str(path),
+        )
+    _describe(path / _SPEC, options, {name: value.name for name, value in built.values.items() if value.name != name})
     _settle_identifiers(path / "Manifest.json")
 
 
@@ -95,8 +105,8 @@ def _equal(found: NDArray[Any] | None, want: NDArray[Any] | None) -> bool:
     return found.dtype == want.dtype and np.array_equal(found, want)
 
 
-def _describe(path: Path, options: WriteOptions) -> None:
-    """Write metadata into the saved spec: name, licence, labels, and what wrote it, without the date."""
+def _describe(path: Path, options: WriteOptions, renamed: Mapping[str, str]) -> None:
+    """Write metadata into the saved spec: name, licence, labels, what the hub's values are called, and what wrote it, without the date."""
     ct = coremltools()
     spec = ct.utils.load_spec(str(path))
     metadata = spec.description.metadata
@@ -105,6 +115,8 @@ def _describe(path: Path, options: WriteOptions) -> None:
     metadata.userDefined.clear()
     metadata.userDefined["com.github.apple.coremltools.version"] = ct.__version__
     metadata.userDefined["edgepack.scheme"] = options.scheme
+    if renamed:
+        metadata.userDefined[RENAMED] = json.dumps(renamed, sort_keys=True)
     if options.labels:
         metadata.userDefined["labels"] = json.dumps(list(options.labels), ensure_ascii=False)
     path.write_bytes(spec.SerializeToString(deterministic=True))

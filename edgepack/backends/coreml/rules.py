@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from edgepack.backends.artifact import Finding
-from edgepack.backends.coreml.table import MAX_RANK
+from edgepack.backends.coreml.images import CHANNELS, image_of
+from edgepack.backends.coreml.operations import MAX_RANK
 from edgepack.mil.environment import coremltools
 from edgepack.mil.errors import MilError
 from edgepack.mil.program import opset_name, read_function
@@ -41,8 +42,11 @@ def _features(artifact: Path, function: Any) -> Iterator[Finding]:
     description = coremltools().utils.load_spec(str(artifact)).description
     release = _release(opset_name(function))
     for feature in (*description.input, *description.output):
+        if feature.type.WhichOneof("Type") == "imageType":
+            yield from _image(feature, function.inputs.get(feature.name))
+            continue
         if feature.type.WhichOneof("Type") != "multiArrayType":
-            yield _error(feature.name, "is not a multi-array")
+            yield _error(feature.name, "is neither a multi-array nor an image")
             continue
         array = feature.type.multiArrayType
         name = array.ArrayDataType.Name(array.dataType)
@@ -50,6 +54,17 @@ def _features(artifact: Path, function: Any) -> Iterator[Finding]:
             yield _error(feature.name, f"input or output of type {name} is not accepted by this package's system version")
         if not array.shape:
             yield _error(feature.name, "input or output without dimensions")
+
+
+def _image(feature: Any, variable: Any) -> Iterator[Finding]:
+    """Core ML gives the program an image as a real tensor (1, channels, height, width)."""
+    from coremltools.converters.mil.mil import types
+
+    height, width, colours = image_of(feature.type) or (0, 0, "")
+    if variable is None:
+        yield _error(feature.name, "is an image but no input of the program")
+    elif tuple(variable.shape) != (1, CHANNELS.get(colours), height, width) or variable.dtype not in (types.fp32, types.fp16):
+        yield _error(feature.name, f"is an image in {colours} of {height} x {width}, the program takes {tuple(variable.shape)}")
 
 
 def _release(opset: str) -> int:
@@ -61,6 +76,7 @@ def _values(function: Any) -> Iterator[Finding]:
         yield from _shape(variable)
     for operation in function.operations:
         yield from _availability(operation, function)
+        yield from _places(operation, function)
         for output in operation.outputs:
             yield from () if _feeds_only_constexpr(output) else _shape(output)
             yield from _numbers(operation, output)
@@ -92,6 +108,25 @@ def _availability(operation: Any, function: Any) -> Iterator[Finding]:
         yield _error(operation.name, f"operator {operation.op_type} is not in opset {opset_name(function)}")
     if release < _CODES_RELEASE and any(_is_code(output) for output in operation.outputs) and operation.op_type != "const":
         yield _error(operation.name, f"8-bit values are not in opset {opset_name(function)}")
+
+
+# Where pad mirrors and repeats (coremltools iOS15/tensor_operation.py, and Core ML's own message).
+_MIRRORED = 2
+
+
+def _places(operation: Any, function: Any) -> Iterator[Finding]:
+    """Constant indices and padding that reach where Core ML leaves open what is there."""
+    if operation.op_type == "gather" and operation.indices.val is not None:
+        size = operation.x.shape[operation.axis.val]
+        lowest = 0 if _release(opset_name(function)) >= _CODES_RELEASE else -size
+        indices = np.asarray(operation.indices.val)
+        if indices.min() < lowest or indices.max() >= size:
+            yield _error(operation.name, f"gathers indices {indices.min()} to {indices.max()} from {size} elements")
+    if operation.op_type == "pad" and operation.mode.val != "constant" and operation.pad.val is not None:
+        widths = np.asarray(operation.pad.val).reshape(-1, 2)
+        limits = np.asarray(operation.x.shape[-len(widths) :]) - (operation.mode.val == "reflect")
+        if widths[:-_MIRRORED].any() or (widths > limits[:, None]).any():
+            yield _error(operation.name, f"pads {operation.mode.val} by {widths.tolist()} around {tuple(operation.x.shape)}")
 
 
 def _is_code(variable: Any) -> bool:

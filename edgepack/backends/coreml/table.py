@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from edgepack.backends.coreml.emitter import Emitter, Var
-from edgepack.backends.table import Objection, OperatorTable
+from edgepack.backends.coreml.operations import MAX_RANK
+from edgepack.backends.table import BackendError, Objection, OperatorTable
 from edgepack.quantize.fold import Operand, Operation
 
 # Emits one operation and answers its outputs, in ONNX order.
@@ -14,10 +15,8 @@ Lower = Callable[[Operation, Emitter], Var | Sequence[Var]]
 
 TABLE: OperatorTable[Lower] = OperatorTable("coreml")
 
-# Core ML's limit for every tensor (coremltools: builder.py and the ML Program validator).
-MAX_RANK = 5
-_REALS = ("float32", "float16")
-_HELD = (*_REALS, "int64", "int32", "bool")
+REALS = ("float32", "float16")
+_HELD = (*REALS, "int64", "int32", "bool")
 _CODES = ("uint8", "int8", "int32")
 
 
@@ -32,6 +31,15 @@ def lowers(*operators: str, honours: Iterable[str] = (), reals: bool = True, obj
     """
     asked = [*_COMMON, *objects, *([_not_real] if reals else [])]
     return TABLE.lowers(*operators, honours=honours, objects=lambda operation: _first(asked, operation))
+
+
+def refuses(operator: str, cause: str, hint: str, honours: Iterable[str] = ()) -> None:
+    """Register an operator that has no form here, so that the refusal says why."""
+
+    def lower(operation: Operation, emit: Emitter) -> Var:
+        raise BackendError(f"coreml: {operation.op_type} '{operation.name}': {cause}", hint)
+
+    TABLE.lowers(operator, honours=honours, objects=lambda operation: (cause, hint))(lower)
 
 
 def _first(objections: Sequence[Objection], operation: Operation) -> tuple[str, str] | None:
@@ -66,7 +74,7 @@ def _dtype(operation: Operation) -> tuple[str, str] | None:
 
 def _not_real(operation: Operation) -> tuple[str, str] | None:
     values = [operation.inputs[0] if operation.inputs else None, *operation.outputs]
-    other = next((operand for operand in values if operand is not None and operand.dtype not in _REALS), None)
+    other = next((operand for operand in values if operand is not None and operand.dtype not in REALS), None)
     return None if other is None else (f"'{other.name}' is {other.dtype}, not real", "cast it to float32 in the student")
 
 

@@ -35,7 +35,7 @@ class Emitter:
     """Collects the calls of one artifact.
 
     Args:
-        scheme: what the hub carries; fp16 stores float weights in half, w8d8 leaves fully connected weights to hybrid kernels.
+        scheme: what the hub carries; fp16 stores float weights in half.
     """
 
     def __init__(self, scheme: Scheme) -> None:
@@ -68,8 +68,8 @@ class Emitter:
         return View(tensor, Layout.plain(data.shape))
 
     def scalar(self, value: float, like: View) -> View:
-        """A constant of rank 0 and the type of ``like``."""
-        return self.constant("scalar", np.asarray(value, like.tensor.dtype))
+        """A constant of one element and the type of ``like``."""
+        return self.constant("scalar", np.full(1, value, like.tensor.dtype))
 
     def indices(self, name: str, values: Sequence[int] | int) -> View:
         """An int32 constant: axes, shapes, sizes."""
@@ -110,6 +110,11 @@ class Emitter:
     def binary(self, operator: str, x: View, y: View, options: Options | None = None) -> View:
         """An elementwise step of ``x`` with a scalar or with a tensor that lies alike."""
         return self.run(operator, [x, y], self.like(x, x.layout, operator.lower()), options or arithmetic(operator))
+
+    def truth(self, operator: str, x: View, y: View) -> View:
+        """A comparison of ``x`` with a scalar or with a tensor that lies alike."""
+        held = replace(self.like(x, x.layout, operator.lower()).tensor, dtype="bool", encoding=None)
+        return self.run(operator, [x, y], View(held, x.layout), comparison(operator))
 
     # Layout
 
@@ -194,15 +199,14 @@ class Emitter:
         real = View(Tensor(self._unique(f"{view.tensor.name}/real"), "float32", view.stored), view.layout)
         return self.run("DEQUANTIZE", [view], real, Options("DequantizeOptions"))
 
-    def weights(self, name: str, data: NDArray[Any], encoding: Encoding | None, integer: bool, hybrid: bool = False) -> View:
-        """Weights in stored order for an integer kernel (codes), a hybrid kernel (codes) or a float one (reals, kept as codes or halves).
+    def weights(self, name: str, data: NDArray[Any], encoding: Encoding | None, keeps_codes: bool) -> View:
+        """Weights in stored order for an integer or hybrid kernel (``keeps_codes``) or a float one (reals, kept as codes or halves).
 
         TFLite expands constant codes and halves once, when the interpreter starts, so that the file stays small.
         """
         if encoding is None and self.scheme.activations == "float16" and data.dtype == np.float32 and data.size >= _HALF_PRECISION_FROM:
             return self._halved(name, data)
         held = self.constant(name, data, encoding)
-        keeps_codes = integer or (hybrid and self.scheme.activations == "dynamic")
         return held if keeps_codes else self.real(held)
 
     def _halved(self, name: str, data: NDArray[Any]) -> View:
@@ -233,6 +237,18 @@ class Emitter:
         ends = [tuple((name, view.tensor) for name, view in pairs) for pairs in (inputs, outputs)]
         return Program(ends[0], ends[1], tuple(reversed(calls)), metadata)
 
+    def layouts(self, program: Program) -> dict[str, list[str]]:
+        """The hub values that lie in a computed tensor of their own name, by the order of their axes ("0,2,3,1").
+
+        Whoever compares values inside an artifact needs it: the order of the axes cannot be told from the shape.
+        """
+        computed = {tensor for call in program.calls for tensor in call.outputs}
+        held: dict[str, list[str]] = {}
+        for name, view in self._bound.items():
+            if view.tensor in computed and view.tensor.name == name and not view.layout.merged:
+                held.setdefault(",".join(map(str, view.layout.order)), []).append(name)
+        return held
+
 
 def arithmetic(operator: str, activation: str = "") -> Options | None:
     """The options table of a two-operand elementwise operator, None for one without."""
@@ -242,14 +258,25 @@ def arithmetic(operator: str, activation: str = "") -> Options | None:
     return Options(table, {"fusedActivationFunction": ACTIVATIONS[activation]})
 
 
+def comparison(operator: str) -> Options:
+    """The options table of a comparison: EQUAL -> EqualOptions, LESS_EQUAL -> LessEqualOptions."""
+    return Options("".join(word.capitalize() for word in operator.split("_")) + "Options")
+
+
 def is_integer(operation: Operation) -> bool:
     """Whether the operation reads and writes codes."""
     return operation.outputs[0].encoding is not None
 
 
+def keeps_weight_codes(operation: Operation) -> bool:
+    """Whether the kernel multiplies by weight codes: an integer one, or a hybrid one that ranges its float activations at run time."""
+    return is_integer(operation) or operation.dynamic
+
+
 def _narrowed(name: str, data: NDArray[Any]) -> NDArray[Any]:
     if data.dtype != np.int64:
-        return np.ascontiguousarray(data)
+        # np.ascontiguousarray would give a scalar an axis.
+        return np.asarray(data, order="C")
     limits = np.iinfo(np.int32)
     if data.size and (data.min() < limits.min or data.max() > limits.max):
         raise BackendError(

@@ -97,6 +97,8 @@ class _Model:
     def _record(self, tensor: Tensor) -> Any:
         record = self._schema.TensorT()
         record.name, record.shape, record.hasRank = tensor.name, list(tensor.shape), True
+        if tensor.has_dynamic_rows:
+            record.shapeSignature = [-1, *tensor.shape[1:]]
         record.type = getattr(self._schema.TensorType, _TYPES[tensor.dtype])
         record.buffer = 0 if tensor.data is None else self._buffer(np.ascontiguousarray(tensor.data).tobytes())
         record.quantization = self._quantization(tensor)
@@ -116,7 +118,7 @@ class _Model:
         digest = hashlib.sha256(content).digest()
         if digest not in self._contents:
             self._contents[digest] = len(self._buffers)
-            self._buffers.append(_aligned_buffer(self._schema, np.frombuffer(content, np.uint8)))
+            self._buffers.append(aligned_buffer(self._schema, np.frombuffer(content, np.uint8)))
         return self._contents[digest]
 
     def _operator(self, call: Call) -> Any:
@@ -164,7 +166,7 @@ class _Model:
         return entry
 
 
-def _aligned_buffer(schema: Any, data: NDArray[np.uint8]) -> Any:
+def aligned_buffer(schema: Any, data: NDArray[np.uint8]) -> Any:
     class AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         """BufferT whose bytes start on a multiple of ``ALIGNMENT`` in the file."""
 

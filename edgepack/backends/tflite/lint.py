@@ -22,7 +22,8 @@ _SMALLEST_WEIGHT = -127
 # TFLite refuses nothing below 2 %; two writers of float32 products differ in the last place only.
 _SCALE_TOLERANCE = 1e-6
 
-_WITH_WEIGHTS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
+# Operator -> where its source, weight and bias stand.
+_WITH_WEIGHTS = {"CONV_2D": (0, 1, 2), "DEPTHWISE_CONV_2D": (0, 1, 2), "FULLY_CONNECTED": (0, 1, 2), "TRANSPOSE_CONV": (2, 1, 3)}
 
 # These move int8 codes and never rescale: unequal encodings run, and are silently wrong.
 _MOVES_CODES = frozenset(
@@ -156,7 +157,7 @@ def _call_findings(call: _Call) -> Iterator[Finding]:
 
 
 def _weight_findings(call: _Call, where: str) -> Iterator[Finding]:
-    source, weight, bias = (*call.inputs, None)[:3]
+    source, weight, bias = ((*call.inputs, None)[position] for position in _WITH_WEIGHTS[call.operator])
     if source is None or weight is None or weight.dtype != "int8":
         return
     if weight.zero_point.any() or (weight.data is not None and weight.data.min(initial=0) < _SMALLEST_WEIGHT):

@@ -21,6 +21,7 @@ class Tensor:
         shape: as stored.
         encoding: of int8 or int32 codes; its axis counts stored dimensions.
         data: the numbers of a constant, in stored order; None for an activation.
+        has_dynamic_rows: only a run tells the size of the first axis; ``shape`` holds one it may have.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Tensor:
     shape: Shape
     encoding: Encoding | None = None
     data: NDArray[Any] | None = None
+    has_dynamic_rows: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The geometry convolutions and pools share: kernel, stride, dilation, padding, over two spatial axes."""
+"""The geometry convolutions and pools share: kernel, stride, dilation, padding, over two or more spatial axes."""
 
 from __future__ import annotations
 
@@ -6,65 +6,77 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgepack.backends.tflite.emit import Emitter
-from edgepack.backends.tflite.layout import Layout
+from edgepack.backends.tflite.layout import Layout, Shape
 from edgepack.backends.tflite.program import Options, View
 from edgepack.quantize.fold import Operation
-
-Pair = tuple[int, int]
 
 # What a window's attributes may be; every value of them is expressed.
 WINDOW_ATTRIBUTES = frozenset({"kernel_shape", "strides", "pads", "auto_pad", "dilations"})
 
+# Kernels want height and width: a single spatial axis becomes the width of an image of height 1.
+_FEWEST_AXES = 2
+
 
 @dataclass(frozen=True)
 class Window:
-    """A sliding window over (height, width); a 1-D one has height 1.
+    """A sliding window over the spatial axes, (height, width) or more; a 1-D one has height 1.
 
     Attributes:
         spatial: size of what it slides over. begin, end: padding before and after, in elements.
     """
 
-    spatial: Pair
-    kernel: Pair
-    strides: Pair
-    dilations: Pair
-    begin: Pair
-    end: Pair
+    spatial: Shape
+    kernel: Shape
+    strides: Shape
+    dilations: Shape
+    begin: Shape
+    end: Shape
 
     @classmethod
     def of(cls, operation: Operation, kernel: Sequence[int]) -> Window:
-        """The window of an ONNX Conv, MaxPool or AveragePool over its first input (NCHW or NCW)."""
+        """The window of an ONNX Conv, MaxPool or AveragePool over its first input (NCHW, NCW or NCDHW)."""
         source = operation.inputs[0]
         assert source is not None
-        spatial = pair(source.shape[2:], 1)
-        held = operation.attributes
-        strides, dilations = pair(held.get("strides") or (), 1), pair(held.get("dilations") or (), 1)
-        window = cls(spatial, pair(kernel, 1), strides, dilations, (0, 0), (0, 0))
-        begin, end = window._padding(str(held.get("auto_pad", "NOTSET")), held.get("pads") or ())
+        count, held = source.rank - 2, operation.attributes
+        strides, dilations = (spatially(held.get(name) or [1] * count, 1) for name in ("strides", "dilations"))
+        none = spatially([0] * count, 0)
+        window = cls(spatially(source.shape[2:], 1), spatially(kernel, 1), strides, dilations, none, none)
+        begin, end = window._padding(str(held.get("auto_pad", "NOTSET")), held.get("pads") or [0] * 2 * count)
         return replace(window, begin=begin, end=end)
 
     @property
-    def extent(self) -> Pair:
-        """Elements from the first to the last one a window touches."""
-        return (self.kernel[0] - 1) * self.dilations[0] + 1, (self.kernel[1] - 1) * self.dilations[1] + 1
+    def axes(self) -> range:
+        """Positions of the spatial axes in the tuples above; 1 more in a channels-last image."""
+        return range(len(self.spatial))
 
     @property
-    def output(self) -> Pair:
+    def extent(self) -> Shape:
+        """Elements from the first to the last one a window touches."""
+        return tuple((kernel - 1) * dilation + 1 for kernel, dilation in zip(self.kernel, self.dilations, strict=True))
+
+    @property
+    def output(self) -> Shape:
         """Size of the result: floor((spatial + padding - extent) / stride) + 1."""
-        spans = [self.spatial[i] + self.begin[i] + self.end[i] - self.extent[i] for i in (0, 1)]
-        return spans[0] // self.strides[0] + 1, spans[1] // self.strides[1] + 1
+        spans = [self.spatial[i] + self.begin[i] + self.end[i] - self.extent[i] for i in self.axes]
+        return tuple(spans[i] // self.strides[i] + 1 for i in self.axes)
 
     @property
     def is_valid(self) -> bool:
         """No padding at all: TFLite's VALID."""
-        return self.begin == self.end == (0, 0)
+        return not any(self.begin) and not any(self.end)
+
+    @property
+    def is_dilated(self) -> bool:
+        """Whether elements are left out between those a window reads."""
+        return any(dilation > 1 and kernel > 1 for dilation, kernel in zip(self.dilations, self.kernel, strict=True))
 
     @property
     def is_tflite_same(self) -> bool:
         """Whether TFLite's SAME pads alike: ceil(spatial / stride) outputs, the odd element at the end."""
-        return (self.begin, self.end) == _split(self._same_total(), at_end=True)
+        return (self.begin, self.end) == split_evenly(self._same_total(), at_end=True)
 
     @property
     def padding(self) -> str:
@@ -73,20 +85,39 @@ class Window:
 
     def without_padding(self) -> Window:
         """The same window over the padded input."""
-        padded = self.spatial[0] + self.begin[0] + self.end[0], self.spatial[1] + self.begin[1] + self.end[1]
-        return replace(self, spatial=padded, begin=(0, 0), end=(0, 0))
+        none = (0,) * len(self.spatial)
+        padded = tuple(self.spatial[i] + self.begin[i] + self.end[i] for i in self.axes)
+        return replace(self, spatial=padded, begin=none, end=none)
 
-    def _same_total(self) -> Pair:
-        totals = [max((-(-self.spatial[i] // self.strides[i]) - 1) * self.strides[i] + self.extent[i] - self.spatial[i], 0) for i in (0, 1)]
-        return totals[0], totals[1]
+    def reaching(self, output: Sequence[int]) -> Window:
+        """The same window with as much more padding at the end as ``output`` takes: what ONNX's ceil_mode hangs over the edge."""
+        wanted = spatially(output, 1)
+        spans = [(wanted[i] - 1) * self.strides[i] + self.extent[i] - self.begin[i] - self.spatial[i] for i in self.axes]
+        return replace(self, end=tuple(max(self.end[i], spans[i]) for i in self.axes))
 
-    def _padding(self, auto_pad: str, pads: Sequence[int]) -> tuple[Pair, Pair]:
+    def counts(self, output: Sequence[int], counts_padding: bool) -> list[NDArray[np.int64]]:
+        """For each spatial axis and each of ``output`` windows, the elements it reads inside the image, or inside image and padding."""
+        wanted = spatially(output, 1)
+        before, after = (self.begin, self.end) if counts_padding else ((0,) * len(self.spatial),) * 2
+        return [self._counts(i, wanted[i], -before[i], self.spatial[i] + after[i]) for i in self.axes]
+
+    def _counts(self, axis: int, windows: int, low: int, high: int) -> NDArray[np.int64]:
+        first = np.arange(windows) * self.strides[axis] - self.begin[axis]
+        read = np.add.outer(first, np.arange(self.kernel[axis]) * self.dilations[axis])
+        counted: NDArray[np.int64] = ((read >= low) & (read < high)).sum(axis=1)
+        return counted
+
+    def _same_total(self) -> Shape:
+        outputs = [-(-self.spatial[i] // self.strides[i]) for i in self.axes]
+        return tuple(max((outputs[i] - 1) * self.strides[i] + self.extent[i] - self.spatial[i], 0) for i in self.axes)
+
+    def _padding(self, auto_pad: str, pads: Sequence[int]) -> tuple[Shape, Shape]:
         if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-            return _split(self._same_total(), at_end=auto_pad == "SAME_UPPER")
+            return split_evenly(self._same_total(), at_end=auto_pad == "SAME_UPPER")
         if auto_pad == "VALID":
-            return (0, 0), (0, 0)
+            return (0,) * len(self.spatial), (0,) * len(self.spatial)
         half = len(pads) // 2
-        return pair(pads[:half], 0), pair(pads[half:], 0)
+        return spatially(pads[:half], 0), spatially(pads[half:], 0)
 
 
 def padded(view: View, window: Window, emit: Emitter, value: View | None = None) -> View:
@@ -103,34 +134,34 @@ def padded(view: View, window: Window, emit: Emitter, value: View | None = None)
 
 
 def as_image(view: View, emit: Emitter) -> View:
-    """(N, C, H, W) or (N, C, W) as a channels-last image of rank 4, its layout that of the artifact."""
+    """(N, C, W) or (N, C, H, W) or more as a channels-last image of rank 4 or more, its layout that of the artifact."""
     last = emit.image(view)
-    if len(view.shape) == 4:
+    if len(view.shape) > 3:
         return View(last.tensor, Layout.plain(last.stored), last.non_negative)
     batch, width, channels = last.stored
     return emit.reread(View(last.tensor, Layout.plain(last.stored), last.non_negative), Layout.plain((batch, 1, width, channels)))
 
 
 def image_output(operation: Operation, emit: Emitter, shape: Sequence[int], activation: str = "") -> View:
-    """The tensor a rank-4 kernel writes for the operation: artifact shape (N, H, W, C)."""
+    """The tensor a kernel writes for the operation: artifact shape (N, H, W, C)."""
     return emit.output(operation.outputs[0], Layout.plain(tuple(shape)), activation)
 
 
 def as_hub(image: View, operation: Operation, emit: Emitter) -> View:
-    """A rank-4 channels-last result as the hub's (N, C, H, W) or (N, C, W)."""
+    """A channels-last result as the hub's (N, C, W), (N, C, H, W) or more."""
     shape = operation.outputs[0].shape
     order = (0, *range(2, len(shape)), 1)
     return emit.reread(image, Layout(tuple(shape), order))
 
 
-def pair(values: Sequence[int], default: int) -> Pair:
-    """One or two spatial values as (height, width)."""
+def spatially(values: Sequence[int], default: int) -> Shape:
+    """One value for each spatial axis; of a single axis the width, after ``default`` for a height of 1."""
     held = [int(value) for value in values]
-    full = [default] * (2 - len(held)) + held
-    return full[0], full[1]
+    return tuple([default] * (_FEWEST_AXES - len(held)) + held)
 
 
-def _split(total: Pair, at_end: bool) -> tuple[Pair, Pair]:
-    small = (total[0] // 2, total[1] // 2)
-    large = (total[0] - small[0], total[1] - small[1])
+def split_evenly(total: Shape, at_end: bool) -> tuple[Shape, Shape]:
+    """Padding before and after; of an odd total the larger half comes last if ``at_end``."""
+    small = tuple(held // 2 for held in total)
+    large = tuple(held - half for held, half in zip(total, small, strict=True))
     return (small, large) if at_end else (large, small)

@@ -14,7 +14,7 @@ from edgepack.backends.tflite.flatbuffer import serialize
 from edgepack.backends.tflite.layout import Layout, channels_last
 from edgepack.backends.tflite.program import Options, Program, Tensor, View
 from edgepack.backends.tflite.table import TABLE, computes_in_float
-from edgepack.hub.graph import constant
+from edgepack.hub.graph import constant, static_shape
 from edgepack.quantize.fold import FoldedGraph, Operand, Operation, fold
 from edgepack.quantize.scheme import Scheme
 
@@ -47,6 +47,8 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
         raise BackendError(f"tflite: scheme {scheme.name} has no kernels that hold up in TFLite", f"use one of {', '.join(_SCHEMES)}")
     graph = _read(model)
     TABLE.demand(graph.operations)
+    for obstacle in _readers_of_dynamic_rows(graph):
+        raise BackendError(str(obstacle), obstacle.hint)
     program = lower(graph, options)
     content = serialize(program)
     (out / FILE).write_bytes(content)
@@ -55,7 +57,16 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
 
 def obstacles(model: Path) -> list[Obstacle]:
     """Every reason this backend cannot express the model, in graph order."""
-    return TABLE.obstacles(_read(model).operations)
+    graph = _read(model)
+    return [*TABLE.obstacles(graph.operations), *_readers_of_dynamic_rows(graph)]
+
+
+def _readers_of_dynamic_rows(graph: FoldedGraph) -> list[Obstacle]:
+    """Who reads the result of a NonMaxSuppression: the hub's static shapes hold for one input only from there on."""
+    dynamic = {operation.outputs[0].name for operation in graph.operations if operation.op_type == "NonMaxSuppression"}
+    readers = [operation for operation in graph.operations if any(held is not None and held.name in dynamic for held in operation.inputs)]
+    cause, hint = "reads boxes whose number only a run tells", "end the student at NonMaxSuppression and gather the boxes in the app"
+    return [Obstacle("tflite", reader.op_type, reader.name, cause, hint) for reader in readers]
 
 
 def lower(graph: FoldedGraph, options: WriteOptions) -> Program:
@@ -67,7 +78,8 @@ def lower(graph: FoldedGraph, options: WriteOptions) -> Program:
     outputs: list[tuple[str, View]] = []
     for operand in graph.outputs:
         outputs.append((operand.name, _output(operand, emit, options, [view.tensor for _, view in (*inputs, *outputs)])))
-    return emit.program(inputs, outputs, _metadata(options))
+    program = emit.program(inputs, outputs, {})
+    return replace(program, metadata=_metadata(options, emit.layouts(program)))
 
 
 def _read(model: Path) -> FoldedGraph:
@@ -78,7 +90,21 @@ def _read(model: Path) -> FoldedGraph:
 
     held = ir.load(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(held)
+    for node in held.graph:
+        if node.op_type == "NonMaxSuppression":
+            _give_most_rows(node)
     return fold(held, fuses)
+
+
+def _give_most_rows(node: ir.Node) -> None:
+    """Selected boxes as many as there can be, which stands for their number: (images * classes * limit, 3)."""
+    import onnx_ir as ir
+
+    scores, limit = node.inputs[1], constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if scores is None or limit is None:
+        return
+    images, classes, boxes = static_shape(scores)
+    node.outputs[0].shape = ir.Shape([images * classes * min(int(limit.ravel()[0]), boxes), 3])
 
 
 def fuses(producer: ir.Node, consumer: ir.Node) -> str | None:
@@ -147,9 +173,9 @@ def _in_float(operation: Operation, emit: Emitter) -> list[View]:
 def _real_operand(operand: Operand | None, emit: Emitter) -> Operand | None:
     if operand is None or operand.encoding is None:
         return operand
-    real = replace(operand, name=f"{operand.name}/real", encoding=None)
     if operand.constant is not None:
-        return replace(real, constant=operand.real())
+        return _expanded_constant(operand, emit)
+    real = replace(operand, name=f"{operand.name}/real", encoding=None)
     emit.bind(real.name, emit.real(emit.take(operand)))
     return real
 
@@ -161,8 +187,8 @@ def _output(operand: Operand, emit: Emitter, options: WriteOptions, taken: list[
     return emit.copy(view, operand.name) if is_shared else view
 
 
-def _metadata(options: WriteOptions) -> dict[str, bytes]:
-    held = {"name": options.name, "licence": options.licence, "labels": list(options.labels), "scheme": options.scheme}
+def _metadata(options: WriteOptions, layouts: dict[str, list[str]]) -> dict[str, bytes]:
+    held = {"name": options.name, "licence": options.licence, "labels": list(options.labels), "scheme": options.scheme, "layouts": layouts}
     return {"edgepack": json.dumps(held, sort_keys=True).encode()}
 
 

@@ -10,13 +10,13 @@ from edgepack.mil.operation import Array, Kernel, MilOperation, implements
 from edgepack.mil.ops.elementwise import error_function
 
 
-@implements("relu", accepts=("x",))
+@implements("relu", accepts=("x",), selects=True)
 def relu(operation: MilOperation) -> Kernel:
     """``max(x, 0)``."""
     return operation.bind(("x",), lambda x: np.maximum(x, np.float32(0)))
 
 
-@implements("relu6", accepts=("x",))
+@implements("relu6", accepts=("x",), selects=True)
 def relu6(operation: MilOperation) -> Kernel:
     """``min(max(x, 0), 6)``."""
     return operation.bind(("x",), lambda x: np.clip(x, np.float32(0), np.float32(6)))
@@ -32,7 +32,7 @@ def leaky_relu(operation: MilOperation) -> Kernel:
 @implements("prelu", accepts=("x", "alpha"))
 def prelu(operation: MilOperation) -> Kernel:
     """leaky_relu with an alpha for each channel (dimension 1)."""
-    rank = len(operation.outputs[0].shape)
+    rank = operation.outputs[0].rank
     alpha = operation.array("alpha").reshape([-1, *[1] * (rank - 2)])
     return operation.bind(("x",), lambda x: np.where(x >= 0, x, alpha * x))
 
@@ -77,8 +77,12 @@ def softsign(operation: MilOperation) -> Kernel:
 
 @implements("gelu", accepts=("x", "mode"))
 def gelu(operation: MilOperation) -> Kernel:
-    """``x * Phi(x)``, exactly or by the tanh formula of Hendrycks and Gimpel."""
-    modes = {"EXACT": _gelu_exact, "TANH_APPROXIMATION": _gelu_tanh}
+    """``x * Phi(x)``, exactly or by the tanh or sigmoid formula of Hendrycks and Gimpel."""
+    modes = {
+        "EXACT": _gelu_exact,
+        "TANH_APPROXIMATION": _gelu_tanh,
+        "SIGMOID_APPROXIMATION": lambda x: x * _logistic(np.float32(1.702) * x),
+    }
     mode = operation.text("mode", "EXACT")
     if mode not in modes:
         raise operation.refusal(f"has mode {mode}")

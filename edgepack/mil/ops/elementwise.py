@@ -66,10 +66,17 @@ for _type, _function in _UNARY.items():
 
 @implements("real_div", accepts=("x", "y"))
 def real_div(operation: MilOperation) -> Kernel:
-    """``x / y`` of real numbers; MIL's integer form rounds, and no frontend of ours emits it."""
-    if operation.outputs[0].dtype.startswith("int"):
-        raise operation.refusal("divides integers")
-    return operation.bind(("x", "y"), np.divide)
+    """``x / y``. Of integers the whole part; Apple shows it for positive quotients only, so a negative fraction is refused."""
+    if not operation.outputs[0].dtype.startswith("int"):
+        return operation.bind(("x", "y"), np.divide)
+
+    def kernel(x: Array, y: Array) -> Array:
+        quotient = np.divide(x, y, dtype=np.float64)
+        if not np.isfinite(quotient).all() or ((quotient < 0) & (quotient != np.trunc(quotient))).any():
+            raise operation.refusal("divides integers by zero, or to a negative fraction, which Core ML documents no rounding for")
+        return np.asarray(np.trunc(quotient))
+
+    return operation.bind(("x", "y"), kernel)
 
 
 @implements("select", accepts=("cond", "a", "b"))

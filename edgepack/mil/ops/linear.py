@@ -11,7 +11,7 @@ from edgepack.mil.operation import Array, Kernel, MilOperation, implements
 def linear(operation: MilOperation) -> Kernel:
     """``x @ weight.T + bias``: x (..., D_in), weight (D_out, D_in), bias (D_out,)."""
     weight = np.ascontiguousarray(operation.array("weight").T)
-    bias = operation.array("bias") if "bias" in operation.constants else np.zeros((), weight.dtype)
+    bias = operation.array("bias") if operation.has("bias") else np.zeros((), weight.dtype)
     return operation.bind(("x",), lambda x: np.matmul(x, weight) + bias)
 
 

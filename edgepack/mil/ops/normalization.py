@@ -10,7 +10,7 @@ from edgepack.mil.operation import Array, Kernel, MilOperation, implements
 @implements("batch_norm", accepts=("x", "mean", "variance", "gamma", "beta", "epsilon"))
 def batch_norm(operation: MilOperation) -> Kernel:
     """``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` for each channel (dimension 1)."""
-    shape = (-1, *[1] * (len(operation.outputs[0].shape) - 2))
+    shape = (-1, *[1] * (operation.outputs[0].rank - 2))
     mean, variance = operation.array("mean"), operation.array("variance").astype(np.float64)
     gamma = _given(operation, "gamma", np.ones_like(mean))
     factor = gamma / np.sqrt(variance + operation.number("epsilon", 1e-5))
@@ -21,7 +21,7 @@ def batch_norm(operation: MilOperation) -> Kernel:
 @implements("instance_norm", accepts=("x", "gamma", "beta", "epsilon"))
 def instance_norm(operation: MilOperation) -> Kernel:
     """Each channel of each sample to mean 0 and variance 1, then gamma and beta for each channel."""
-    rank = len(operation.outputs[0].shape)
+    rank = operation.outputs[0].rank
     epsilon = float(operation.number("epsilon", 1e-5))
     channels = (-1, *[1] * (rank - 2))
     gamma = _given(operation, "gamma", np.ones(())).reshape(channels)
@@ -32,13 +32,17 @@ def instance_norm(operation: MilOperation) -> Kernel:
 @implements("layer_norm", accepts=("x", "axes", "gamma", "beta", "epsilon"))
 def layer_norm(operation: MilOperation) -> Kernel:
     """``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` over ``axes``; gamma and beta have the shape of those axes."""
-    rank = len(operation.outputs[0].shape)
+    rank = operation.outputs[0].rank
     axes = tuple(sorted(axis % rank for axis in operation.integers("axes", range(rank))))
-    shape = tuple(size if axis in axes else 1 for axis, size in enumerate(operation.outputs[0].shape))
     epsilon = float(operation.number("epsilon", 1e-5))
-    gamma = operation.array("gamma").reshape(shape) if "gamma" in operation.constants else np.ones(())
-    beta = operation.array("beta").reshape(shape) if "beta" in operation.constants else np.zeros(())
-    return operation.bind(("x",), lambda x: _standardized(x, axes, epsilon) * gamma + beta)
+    gamma, beta = _given(operation, "gamma", np.ones(())), _given(operation, "beta", np.zeros(()))
+
+    def kernel(x: Array) -> Array:
+        shape = tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape))
+        scale, shift = (held.reshape(shape) if held.ndim else held for held in (gamma, beta))
+        return np.asarray(_standardized(x, axes, epsilon) * scale + shift)
+
+    return operation.bind(("x",), kernel)
 
 
 def _standardized(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
@@ -49,4 +53,4 @@ def _standardized(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
 
 
 def _given(operation: MilOperation, parameter: str, default: Array) -> Array:
-    return (operation.array(parameter) if parameter in operation.constants else default).astype(np.float64)
+    return (operation.array(parameter) if operation.has(parameter) else default).astype(np.float64)

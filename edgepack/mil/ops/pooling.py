@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 
 from edgepack.mil.operation import Array, Kernel, MilOperation, implements
-from edgepack.mil.ops.window import Window
+from edgepack.mil.ops.window import Window, Windows
 
 _ACCEPTS = ("x", "kernel_sizes", "strides", "pad_type", "pad", "ceil_mode")
 
 
-@implements("max_pool", accepts=_ACCEPTS)
+@implements("max_pool", accepts=_ACCEPTS, selects=True)
 def max_pool(operation: MilOperation) -> Kernel:
     """The largest element of each window; padding never wins."""
     window = Window.of(operation, operation.integers("kernel_sizes", ()))
 
     def kernel(x: Array) -> Array:
-        return np.asarray(functools.reduce(np.maximum, window.taps(window.over(x.shape[2:]).padded(x, -np.inf))))
+        windows = window.over(x.shape[2:])
+        return np.asarray(functools.reduce(np.maximum, windows.taps(windows.padded(x, -np.inf))))
 
     return operation.bind(("x",), kernel)
 
@@ -34,13 +36,18 @@ def avg_pool(operation: MilOperation) -> Kernel:
 
     @functools.cache
     def counts(sizes: tuple[int, ...]) -> Array:
-        padded = window.over(sizes)
-        padding = list(zip(padded.before, padded.after, strict=True))
-        mask = np.pad(np.ones(sizes, np.float32), padding, constant_values=float(counts_padding))[None, None]
-        reach = Window(window.kernel, window.strides, window.dilations, (0,) * len(sizes), (0,) * len(sizes), window.out)
-        return np.asarray(sum(reach.taps(reach.padded(mask, 0))))
+        return _counted(window.over(sizes), sizes, counts_padding)
 
     def kernel(x: Array) -> Array:
-        return np.asarray(sum(window.taps(window.over(x.shape[2:]).padded(x, 0))) / counts(x.shape[2:]))
+        windows = window.over(x.shape[2:])
+        return np.asarray(sum(windows.taps(windows.padded(x, 0))) / counts(x.shape[2:]))
 
     return operation.bind(("x",), kernel)
+
+
+def _counted(windows: Windows, sizes: tuple[int, ...], counts_padding: bool) -> Array:
+    """How many elements each window averages: (1, 1, out...)."""
+    if counts_padding:
+        sizes = tuple(map(sum, zip(windows.before, sizes, windows.after, strict=True)))
+        windows = replace(windows, before=(0,) * len(sizes))
+    return np.asarray(sum(windows.taps(windows.padded(np.ones((1, 1, *sizes), np.float32), 0))))

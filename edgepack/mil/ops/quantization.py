@@ -25,9 +25,9 @@ def dequantize(operation: MilOperation) -> Kernel:
 def _parameters(operation: MilOperation) -> tuple[Array, Array]:
     """Scale and zero point as float32, shaped to broadcast along ``axis``."""
     scale = operation.array("scale").astype(np.float32)
-    zero_point = operation.array("zero_point").astype(np.float32) if "zero_point" in operation.constants else np.zeros_like(scale)
+    zero_point = operation.array("zero_point").astype(np.float32) if operation.has("zero_point") else np.zeros_like(scale)
     if scale.ndim == 0:
         return scale, zero_point
-    shape = [1] * len(operation.outputs[0].shape)
+    shape = [1] * operation.outputs[0].rank
     shape[operation.integers("axis", (0,))[0]] = -1
     return scale.reshape(shape), zero_point.reshape(shape)

@@ -8,12 +8,25 @@ import numpy as np
 
 from edgepack.mil.operation import Array, Build, Kernel, MilOperation, implements
 
+
+def _log_sum_exp(x: Array, axis: tuple[int, ...] | None, keepdims: bool) -> Array:
+    """The largest element is taken off first: nothing overflows."""
+    largest = np.max(x, axis=axis, keepdims=True)
+    raised = np.log(np.sum(np.exp(x - largest), axis=axis, keepdims=True)) + largest
+    return np.asarray(raised if keepdims else np.squeeze(raised, axis))
+
+
 _REDUCTIONS: dict[str, Callable[..., Array]] = {
+    "reduce_l1_norm": lambda x, axis, keepdims: np.sum(np.abs(x), axis=axis, keepdims=keepdims),
+    "reduce_l2_norm": lambda x, axis, keepdims: np.sqrt(np.sum(np.square(x), axis=axis, keepdims=keepdims)),
+    "reduce_log_sum": lambda x, axis, keepdims: np.log(np.sum(x, axis=axis, keepdims=keepdims)),
+    "reduce_log_sum_exp": _log_sum_exp,
     "reduce_max": np.max,
     "reduce_mean": np.mean,
     "reduce_min": np.min,
     "reduce_prod": np.prod,
     "reduce_sum": np.sum,
+    "reduce_sum_square": lambda x, axis, keepdims: np.sum(np.square(x), axis=axis, keepdims=keepdims),
 }
 
 
@@ -30,9 +43,16 @@ for _type, _function in _REDUCTIONS.items():
     implements(_type, accepts=("x", "axes", "keep_dims"))(_reduction(_function))
 
 
-@implements("reduce_argmax", accepts=("x", "axis", "keep_dims", "output_dtype"))
-def reduce_argmax(operation: MilOperation) -> Kernel:
-    """The first place of the largest element along ``axis`` (default -1)."""
-    (axis,) = operation.integers("axis", (-1,))
-    keeps = operation.flag("keep_dims")
-    return operation.bind(("x",), lambda x: np.argmax(x, axis=axis, keepdims=keeps))
+def _place(function: Callable[..., Array]) -> Build:
+    """The first place of the extreme element along ``axis`` (default -1)."""
+
+    def build(operation: MilOperation) -> Kernel:
+        (axis,) = operation.integers("axis", (-1,))
+        keeps = operation.flag("keep_dims")
+        return operation.bind(("x",), lambda x: np.asarray(function(x, axis=axis, keepdims=keeps)))
+
+    return build
+
+
+implements("reduce_argmax", accepts=("x", "axis", "keep_dims", "output_dtype"))(_place(np.argmax))
+implements("reduce_argmin", accepts=("x", "axis", "keep_dims", "output_dtype"))(_place(np.argmin))

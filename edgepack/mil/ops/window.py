@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -13,20 +13,21 @@ from edgepack.mil.operation import Array, MilOperation
 
 @dataclass(frozen=True)
 class Window:
-    """Geometry of a sliding window, one entry a spatial dimension.
+    """What an operation says of its sliding window, one entry a spatial dimension.
 
     Attributes:
-        kernel, strides, dilations: sizes. before, after: padding. out: output sizes.
-        same: "same" or "same_lower" when the padding depends on the input's sizes (``over`` finds it), else empty.
+        kernel, strides, dilations: sizes.
+        kind: MIL's pad_type; before, after: the padding of "custom", zeros otherwise.
+        ceil_mode: whether a last window may reach past the end.
     """
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
+    kind: str
     before: tuple[int, ...]
     after: tuple[int, ...]
-    out: tuple[int, ...]
-    same: str = ""
+    ceil_mode: bool = False
 
     @classmethod
     def of(cls, operation: MilOperation, kernel: tuple[int, ...]) -> Window:
@@ -36,22 +37,46 @@ class Window:
         if kind not in ("valid", "custom", "same", "same_lower"):
             raise operation.refusal(f"has pad_type {kind}")
         pad = operation.integers("pad", zeros) if kind == "custom" else zeros
-        out = operation.outputs[0].shape[2:]
         strides, dilations = operation.integers("strides", ones), operation.integers("dilations", ones)
-        return cls(kernel, strides, dilations, pad[::2], pad[1::2], out, kind if kind.startswith("same") else "")
+        return cls(kernel, strides, dilations, kind, pad[::2], pad[1::2], operation.flag("ceil_mode"))
 
-    def over(self, sizes: tuple[int, ...]) -> Window:
-        """This window with the padding that "same" means for an input of ``sizes``.
+    def over(self, sizes: Sequence[int]) -> Windows:
+        """Where the windows lie in an input of these spatial sizes."""
+        places = [self._along(axis, size) for axis, size in enumerate(sizes)]
+        before, after, out = zip(*places, strict=True)
+        return Windows(self.kernel, self.strides, self.dilations, before, after, out)
 
-        As much as gives ceil(size / stride) outputs (coremltools aggregated_pad), its larger half at the end, or at the start for
-        "same_lower". The documentation of pools (pad = kernel size) is wrong: Apple's tests expect this.
+    def _along(self, axis: int, size: int) -> tuple[int, int, int]:
+        """Padding before and after, and the number of windows (coremltools aggregated_pad, spatial_dimensions_out_shape).
+
+        "same" pads as much as gives ceil(size / stride) windows, its larger half at the end, or at the start for "same_lower". The
+        documentation of pools (pad = kernel size) is wrong: Apple's tests expect this.
         """
-        if not self.same:
-            return self
-        total = [max(reach - size, 0) for reach, size in zip(self._reach(), sizes, strict=True)]
-        small, large = tuple(pad // 2 for pad in total), tuple(pad - pad // 2 for pad in total)
-        before, after = (small, large) if self.same == "same" else (large, small)
-        return replace(self, before=before, after=after, same="")
+        stride, span = self.strides[axis], (self.kernel[axis] - 1) * self.dilations[axis] + 1
+        if self.kind.startswith("same"):
+            out = -(-size // stride)
+            total = max((out - 1) * stride + span - size, 0)
+            small, large = total // 2, total - total // 2
+            return (small, large, out) if self.kind == "same" else (large, small, out)
+        before, after = self.before[axis], self.after[axis]
+        room = size + before + after - span
+        if not self.ceil_mode:
+            return before, after, room // stride + 1
+        out = -(-room // stride) + 1
+        starts_in_padding = (out - 1) * stride >= size + (before + after) / 2 and before + after > 0
+        return before, after, out - 1 if starts_in_padding else out
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Every window over an input of known sizes, one entry a spatial dimension: padding before and after, ``out`` windows."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    out: tuple[int, ...]
 
     @property
     def is_pointwise(self) -> bool:
@@ -62,7 +87,7 @@ class Window:
         """``x`` (N, C, spatial...) with its padding written out, and as much more at the end as the last window reaches."""
         sizes = zip(x.shape[2:], self.before, self._reach(), strict=True)
         widths = [(0, 0), (0, 0), *((before, max(reach - size - before, 0)) for size, before, reach in sizes)]
-        return np.pad(x, widths, constant_values=value) if any(map(any, widths)) else x
+        return _surrounded(x, widths, value) if any(map(any, widths)) else x
 
     def taps(self, padded: Array) -> Iterator[Array]:
         """For every place in the kernel, in row-major order, the elements all windows have there: (N, C, out...)."""
@@ -85,3 +110,10 @@ class Window:
         """How much padded input the windows of each dimension read."""
         sizes = zip(self.kernel, self.dilations, self.strides, self.out, strict=True)
         return [(out - 1) * stride + (kernel - 1) * dilation + 1 for kernel, dilation, stride, out in sizes]
+
+
+def _surrounded(x: Array, widths: Sequence[tuple[int, int]], value: float) -> Array:
+    """np.pad with a constant, without its cost of 30 us a dimension."""
+    whole = np.full([size + before + after for size, (before, after) in zip(x.shape, widths, strict=True)], value, x.dtype)
+    whole[tuple(slice(before, before + size) for size, (before, _) in zip(x.shape, widths, strict=True))] = x
+    return whole

@@ -19,7 +19,7 @@ def fp16_scale(value: float) -> NDArray[np.float32]:
 
 def weight_codes(weight: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Symmetric int8 codes in [-127, 127] and one scale a channel."""
-    others = tuple(dimension for dimension in range(weight.ndim) if dimension != axis)
+    others = tuple(dimension for dimension in range(weight.ndim) if dimension != axis % weight.ndim)
     scale = (np.abs(weight).max(axis=others) / 127).astype(np.float16).astype(np.float32)
     shape = [1] * weight.ndim
     shape[axis] = -1

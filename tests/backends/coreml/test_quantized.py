@@ -21,7 +21,7 @@ from edgepack.mil.program import Program
 from edgepack.quantize.encoding import Encoding
 
 from .blobs import Decoded
-from .models import make_model, run_onnxruntime, save
+from .models import make_model, run_onnxruntime, save, single
 from .qdq_models import INPUT_ZERO, QdqGraph, small_network
 
 OPTIONS = WriteOptions(scheme="w8a8", name="small", licence="MIT", labels=("a", "b", "ü", "d"))
@@ -174,3 +174,91 @@ def test_quantize_rounds_half_to_even_and_saturates(tmp_path: Path) -> None:
     found = Program.load(tmp_path / "model.mlpackage").run(feed)["y"]
     assert found.tolist() == [[0, 1, 0, 1, 63.5, -64]]
     assert np.array_equal(found, run_onnxruntime(path, feed)["y"])
+
+
+def weights_only(seed: int = 0) -> onnx.ModelProto:
+    """Scheme w8: int8 weights for each channel, real activations; a Conv, a depthwise one, a ConvTranspose, a Gemm, three MatMuls."""
+    rng = np.random.default_rng(seed)
+    graph = QdqGraph()
+    weight, _ = graph.weight("conv_weight", rng.normal(0, 0.3, (6, 3, 3, 3)), 0)
+    graph.node("Conv", ["image", weight, graph.constant("conv_bias", rng.normal(0, 0.2, 6).astype(np.float32))], "conv", pads=[1, 1, 1, 1])
+    weight, _ = graph.weight("depth_weight", rng.normal(0, 0.3, (6, 1, 3, 3)), 0)
+    graph.node("Conv", ["conv", weight], "depth", group=6, strides=[2, 2])
+    weight, _ = graph.weight("up_weight", rng.normal(0, 0.3, (6, 2, 2, 2)), 1)
+    graph.node("ConvTranspose", ["depth", weight], "up", strides=[2, 2], group=2)
+    graph.node("Flatten", ["up"], "flat", axis=1)
+    weight, _ = graph.weight("gemm_weight", rng.normal(0, 0.1, (144, 16)), 1)
+    graph.node("Gemm", ["flat", weight, graph.constant("gemm_bias", rng.normal(0, 0.2, 16).astype(np.float32))], "gemm")
+    weight, _ = graph.weight("head_weight", rng.normal(0, 0.3, (16, 8)), 1)
+    graph.node("MatMul", ["gemm", weight], "head")
+    graph.node("Reshape", ["head", graph.constant("shape", np.array([1, 2, 1, 4]))], "stack")
+    weight, _ = graph.weight("flat_weight", rng.normal(0, 0.3, (4, 4)), -1)
+    graph.node("MatMul", ["stack", weight], "row")
+    weight, _ = graph.weight("batch_weight", rng.normal(0, 0.3, (2, 4, 5)), 2)
+    graph.node("MatMul", ["row", weight], "y")
+    return make_model(graph.nodes, {"image": (1, 3, 8, 8)}, ["y"], graph.constants)
+
+
+WEIGHTS = {"conv": False, "depth": False, "up": False, "gemm": True, "head": True, "flat": False, "batch": False}
+
+
+@pytest.fixture(scope="module")
+def light_hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(weights_only(), tmp_path_factory.mktemp("light"))
+
+
+@pytest.mark.parametrize("system", ["iOS16", "iOS17", "iOS18"])
+def test_weight_only_package_holds_the_codes_and_computes_what_onnxruntime_does(light_hub: Path, system: str, tmp_path: Path) -> None:
+    written = write(light_hub, tmp_path, WriteOptions(scheme="w8", minimum_os=system))
+    package, held = tmp_path / written.file, constants(light_hub)
+    operations = Decoded(package).operations
+    for name, swapped in WEIGHTS.items():
+        kind, found = operations[f"{name}_weight_transposed" if swapped else f"{name}_weight"]
+        codes = held[f"{name}_weight_codes"]
+        assert kind.startswith("constexpr_")
+        assert np.array_equal(found["data" if system == "iOS18" else "quantized_data"], codes.T if swapped else codes)
+        assert np.array_equal(found["scale"].astype(np.float32).ravel(), held[f"{name}_weight_scale"])
+    assert lint(package) == []
+    feed = {"image": np.random.default_rng(4).normal(0, 1, (1, 3, 8, 8)).astype(np.float32)}
+    found, wanted = Program.load(package).run(feed)["y"], run_onnxruntime(light_hub, feed)["y"]
+    # Seven layers, each rounding inputs and results to fp16 (2^-11 of the largest): at most 7 * 2 * 2^-11 if all went the same way.
+    np.testing.assert_allclose(found, wanted, atol=7e-3 * np.abs(wanted).max())
+
+
+def test_weight_only_package_is_a_quarter_of_fp32(tmp_path: Path) -> None:
+    rng, graph = np.random.default_rng(0), QdqGraph()
+    weight, _ = graph.weight("w", rng.normal(0, 1, (256, 512)), 1)
+    graph.node("MatMul", ["image", weight], "y")
+    light = save(make_model(graph.nodes, {"image": (2, 256)}, ["y"], graph.constants), tmp_path)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    full = save(single("MatMul", (2, 256), [rng.normal(0, 1, (256, 512)).astype(np.float32)]), plain)
+
+    def size(scheme: str, hub: Path) -> int:
+        package = hub.parent / scheme / write(hub, hub.parent / scheme, WriteOptions(scheme=scheme)).file
+        return sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
+
+    whole = size("fp32", full)
+    # 4, 2 and 1 byte a weight; the rest of a package is 5 kB beside 512 kB of weights.
+    assert size("fp16", full) < 0.52 * whole
+    assert size("w8", light) < 0.27 * whole
+
+
+LEAVES = """
+import os, sys
+from pathlib import Path
+from edgepack.backends.artifact import WriteOptions
+from edgepack.backends.coreml import write
+write(Path(sys.argv[1]), Path(sys.argv[2]), WriteOptions(scheme="w8a8"))
+os._exit(0)
+"""
+
+
+def test_a_process_that_ends_hard_after_writing_leaves_nothing_in_the_temporary_folder(hub: Path, tmp_path: Path) -> None:
+    """coremltools removes what it made there only when Python ends in good order."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-c", LEAVES, str(hub), str(tmp_path / "out")]
+    subprocess.run(command, check=True, timeout=120, env={**os.environ, "TMPDIR": str(temporary)})
+    assert list(temporary.iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.mlpackage"]

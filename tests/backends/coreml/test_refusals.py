@@ -28,6 +28,31 @@ def ones(*shape: int) -> Any:
     return np.ones(shape, np.float32)
 
 
+def integer_power() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Pow", ["cast", "cast"], ["raised"], name="power"),
+        helper.make_node("Cast", ["raised"], ["y"], name="out", to=1),
+    ]
+    cast = helper.make_node("Cast", ["image"], ["cast"], name="in", to=TensorProto.INT32)
+    model = make_model([cast, *nodes], {"image": (3,)}, ["y"], {})
+    model.graph.node[0].name = "power"
+    return model
+
+
+def suppression() -> onnx.ModelProto:
+    """With the output's size as it would be for one image."""
+    limits = {"most": np.array([2], np.int64), "overlap": np.array([0.5], np.float32)}
+    node = helper.make_node("NonMaxSuppression", ["boxes", "scores", *limits], ["y"], name="nms")
+    graph = helper.make_graph(
+        [node],
+        "test",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("boxes", [1, 4, 4]), ("scores", [1, 1, 4]))],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, [2, 3])],
+        [numpy_helper.from_array(array, name) for name, array in limits.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
 REFUSED = {
     "unknown operator": (single("Det", (2, 3, 3)), "no lowering"),
     "unknown attribute": (single("Relu", IMAGE), "attribute 'slope' is not honoured"),
@@ -43,19 +68,22 @@ REFUSED = {
         ),
         "rank 6",
     ),
-    "conv 3-D": (single("Conv", (1, 2, 4, 4, 4), [ones(2, 2, 3, 3, 3)]), "3 spatial"),
-    "pool dilations": (single("MaxPool", IMAGE, kernel_shape=[2, 2], dilations=[2, 2]), "dilations"),
     "pool indices": (single("MaxPool", IMAGE, kernel_shape=[2, 2], outputs=2), "optional output"),
-    "counted ceil": (
-        single("AveragePool", (1, 1, 5, 5), kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1, count_include_pad=1),
-        "ceil_mode with count_include_pad",
+    "window behind the input": (
+        single("MaxPool", (1, 1, 6, 6), kernel_shape=[1, 1], strides=[2, 2], ceil_mode=1),
+        "starts behind the input",
     ),
-    "reflect channels": (single("Pad", IMAGE, [np.array([0, 1, 0, 0, 0, 0, 0, 0])], mode="reflect"), "last two dimensions"),
-    "negative pads": (single("Pad", IMAGE, [np.array([0, 0, -1, 0, 0, 0, 0, 0])]), "negative pads"),
-    "pad wrap": (single("Pad", IMAGE, [np.array([0, 0, 1, 0, 0, 0, 0, 0])], mode="wrap"), "mode = wrap"),
-    "cubic": (single("Resize", IMAGE, [None, None, np.array([1, 2, 9, 9])], mode="cubic"), "mode = cubic"),
-    "antialias": (single("Resize", IMAGE, [None, None, np.array([1, 2, 3, 3])], mode="linear", antialias=1), "antialias"),
-    "vector product": (single("MatMul", (2, 3), [ones(3)]), "ranks 2 and 1"),
+    "one element of pytorch's pixels": (
+        single("Resize", IMAGE, [None, None, np.array([1, 2, 1, 9])], mode="cubic", coordinate_transformation_mode="pytorch_half_pixel"),
+        "single element",
+    ),
+    "computed exponent": (integer_power(), "exponent computed at run time"),
+    "same with output padding": (
+        single("ConvTranspose", IMAGE, [ones(2, 2, 2, 2)], strides=[2, 2], auto_pad="SAME_UPPER", output_padding=[1, 1]),
+        "SAME with output_padding",
+    ),
+    "pad all away": (single("Pad", IMAGE, [np.array([0, 0, -6, 0, 0, 0, 1, 0])]), "takes all elements"),
+    "suppression": (suppression(), "as many rows as boxes remain"),
     "training": (single("BatchNormalization", IMAGE, [ones(2)] * 4, training_mode=1, outputs=3), "training_mode"),
 }
 REFUSED["unknown attribute"][0].graph.node[0].attribute.append(helper.make_attribute("slope", 1.0))

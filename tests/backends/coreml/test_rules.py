@@ -25,14 +25,14 @@ def package(folder: Path, body: Body, shape: Sequence[int] = (1, 2, 3), ios: int
     with Function({"x": Builder.placeholder(shape=shape, dtype=types.fp32)}, opset_version=target) as function:
         function.set_outputs([body(Builder, function.inputs["x"])])
     program.add_function("main", function)
-    model = ct.convert(
+    ct.convert(
         program,
         minimum_deployment_target=target,
         compute_precision=ct.precision.FLOAT32,
         pass_pipeline=ct.PassPipeline.EMPTY,
         skip_model_load=True,
+        package_dir=str(folder / "m.mlpackage"),
     )
-    model.save(str(folder / "m.mlpackage"))
     return folder / "m.mlpackage"
 
 
@@ -88,6 +88,25 @@ def test_features_of_another_type(tmp_path: Path) -> None:
     spec.description.output[0].type.multiArrayType.dataType = ct.proto.FeatureTypes_pb2.ArrayFeatureType.DOUBLE
     file.write_bytes(spec.SerializeToString())
     assert messages(path) == ["input or output of type DOUBLE is not accepted by this package's system version"]
+
+
+@pytest.mark.parametrize(("indices", "ios", "count"), [([0, 2], 17, 0), ([-1], 17, 1), ([-1], 16, 0), ([3], 16, 1)])
+def test_indices_that_core_ml_does_not_define(indices: list[int], ios: int, count: int, tmp_path: Path) -> None:
+    """iOS17/scatter_gather.py: from iOS 17 on negative indices are out of bounds."""
+    path = package(tmp_path, lambda builder, x: builder.gather(x=x, indices=np.array(indices, np.int32), axis=2), ios=ios)
+    found = messages(path)
+    assert len(found) == count
+    assert all("from 3 elements" in message for message in found)
+
+
+@pytest.mark.parametrize(
+    ("pad", "mode", "count"),
+    [([1, 1, 2, 2], "reflect", 0), ([0, 0, 3, 0], "reflect", 1), ([0, 0, 3, 0], "replicate", 0), ([1, 0, 0, 0, 0, 0], "replicate", 1)],
+)
+def test_mirrors_beyond_the_image_or_the_last_two_dimensions(pad: list[int], mode: str, count: int, tmp_path: Path) -> None:
+    found = messages(package(tmp_path, lambda builder, x: builder.pad(x=x, pad=pad, mode=mode)))
+    assert len(found) == count
+    assert all(mode in message for message in found)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage"])

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.backends.tflite.models import Hub, both, node, single
+from edgepack.backends.artifact import WriteOptions
+from edgepack.backends.table import BackendError
+from edgepack.backends.tflite import obstacles, write
+from tests.backends.tflite.models import Hub, both, convert, node, run_litert, run_ort, single
 
 RNG = np.random.default_rng(3)
 
@@ -29,6 +32,11 @@ def f32(*values: float) -> Any:
 
 def conv(shape: tuple[int, ...], weight: tuple[int, ...], **attributes: Any) -> Hub:
     return single("Conv", normal(*shape), weights={"w": normal(*weight), "b": normal(weight[0])}, **attributes)
+
+
+def transposed(shape: tuple[int, ...], weight: tuple[int, ...], group: int = 1, **attributes: Any) -> Hub:
+    weights = {"w": normal(*weight), "b": normal(group * weight[1])}
+    return single("ConvTranspose", normal(*shape), weights=weights, group=group, **attributes)
 
 
 CONVOLUTIONS = {
@@ -63,6 +71,16 @@ CONVOLUTIONS = {
         pads=[1, 0, 1, 2],
         output_padding=[1, 1],
     ),
+    "transposed_same_as_tflite": transposed((1, 3, 5, 4), (3, 4, 4, 4), strides=[2, 2], pads=[1, 1, 1, 1]),
+    "transposed_dilated": transposed((1, 3, 5, 4), (3, 4, 3, 2), strides=[2, 1], dilations=[2, 3], pads=[1, 0, 2, 1]),
+    "transposed_grouped": transposed((2, 6, 5, 4), (6, 2, 3, 4), group=3, strides=[2, 3], pads=[1, 0, 0, 2], output_padding=[1, 0]),
+    "transposed_depthwise": transposed((1, 6, 5, 4), (6, 1, 4, 4), group=6, strides=[2, 2], pads=[1, 1, 1, 1]),
+    "transposed_depthwise_multiplier": transposed((1, 3, 5, 4), (3, 2, 3, 3), group=3, strides=[1, 2], dilations=[2, 1]),
+    "transposed_output_shape": transposed((1, 3, 5, 4), (3, 4, 3, 3), strides=[3, 2], output_shape=[14, 8]),
+    "transposed_same_upper": transposed((1, 3, 5, 4), (3, 4, 4, 3), strides=[3, 2], auto_pad="SAME_UPPER"),
+    "transposed_same_lower": transposed((1, 3, 5, 4), (3, 4, 4, 3), strides=[2, 2], auto_pad="SAME_LOWER"),
+    "transposed_cut_at_its_end": transposed((1, 6, 4), (6, 1, 3), pads=[0, 2]),
+    "transposed_1d": transposed((2, 3, 7), (3, 4, 4), strides=[2], pads=[1, 2]),
 }
 
 POOLS = {
@@ -71,6 +89,16 @@ POOLS = {
     "max_same": single("MaxPool", normal(1, 3, 7, 7) - 3, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1]),
     "max_same_lower": single("MaxPool", normal(1, 3, 7, 8) - 3, kernel_shape=[2, 3], strides=[1, 2], auto_pad="SAME_LOWER"),
     "max_1d": single("MaxPool", normal(2, 3, 11) - 3, kernel_shape=[3], strides=[2], pads=[1, 1]),
+    "max_ceil": single("MaxPool", normal(1, 3, 8, 9) - 3, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
+    "max_ceil_padded": single("MaxPool", normal(1, 3, 7, 7) - 3, kernel_shape=[3, 2], strides=[3, 2], pads=[1, 0, 1, 1], ceil_mode=1),
+    "max_dilated": single("MaxPool", normal(1, 3, 9, 8) - 3, kernel_shape=[3, 2], dilations=[2, 3], strides=[1, 2], pads=[2, 1, 0, 1]),
+    "max_3d": single("MaxPool", normal(1, 2, 5, 6, 7) - 3, kernel_shape=[2, 3, 2], strides=[2, 1, 2], pads=[0, 1, 1, 1, 1, 0], ceil_mode=1),
+    "average_ceil": single("AveragePool", normal(1, 3, 8, 9), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
+    "average_ceil_including": single(
+        "AveragePool", normal(1, 3, 8, 9), kernel_shape=[3, 3], strides=[2, 3], pads=[1, 1, 1, 1], ceil_mode=1, count_include_pad=1
+    ),
+    "average_dilated": single("AveragePool", normal(1, 3, 9, 8), kernel_shape=[3, 2], dilations=[2, 2], pads=[1, 1, 1, 0]),
+    "average_3d": single("AveragePool", normal(1, 2, 5, 6, 7), kernel_shape=[3, 2, 2], strides=[2, 2, 1], pads=[1, 0, 1, 1, 1, 0]),
     "average": single("AveragePool", normal(1, 3, 9, 7), kernel_shape=[3, 3], strides=[2, 2]),
     "average_excluding": single("AveragePool", normal(1, 3, 8, 8), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     "average_including": single(
@@ -94,6 +122,9 @@ ELEMENTWISE = {
     "add_row": single("Add", normal(1, 3, 4, 5), normal(5)),
     "add_outer": single("Add", normal(1, 3, 1, 1), normal(2, 1, 4, 5)),
     "mul_ranks": single("Mul", normal(2, 3, 4), normal(4)),
+    "max_of_one": single("Max", normal(2, 3)),
+    "sum_of_three": single("Sum", normal(2, 3), normal(3), normal(2, 1)),
+    "mean_of_three": single("Mean", normal(2, 3), normal(3), normal(2, 1)),
     "max_of_three": single("Max", normal(2, 3), normal(3), normal(2, 1)),
     "pow_square": single("Pow", normal(1, 3, 4, 5), weights={"e": np.float32(2)}),
     "pow_root": single("Pow", POSITIVE, weights={"e": np.float32(0.5)}),
@@ -177,6 +208,16 @@ REDUCTIONS = {
     "arg_max_kept": Hub([node("ArgMax", "x", "i", axis=-1), node("Cast", "i", "y", name="real", to=1)], {"x": normal(2, 3, 4, 5)}, {}),
     "all_axes": single("ReduceMean", normal(2, 3, 4), keepdims=0),
     "no_axes": single("ReduceSum", normal(2, 3, 4), noop_with_empty_axes=1),
+    "any": Hub(
+        [node("Greater", "x one", "b"), node("ReduceMax", "b axes", "m"), node("Cast", "m", to=1)],
+        {"x": normal(2, 3, 4, 5)},
+        {"one": np.float32(1), "axes": i64(2, 3)},
+    ),
+    "all": Hub(
+        [node("Greater", "x one", "b"), node("ReduceMin", "b axes", "m", keepdims=0), node("Cast", "m", to=1)],
+        {"x": normal(2, 3, 4, 5)},
+        {"one": np.float32(-1), "axes": i64(1, -1)},
+    ),
     "prod": single("ReduceProd", normal(2, 3, 4), weights={"axes": i64(1)}),
     "l2": single("ReduceL2", normal(1, 3, 4, 5), weights={"axes": i64(1)}),
     "layer_norm": single("LayerNormalization", normal(2, 3, 8), weights={"s": normal(8), "b": normal(8)}),
@@ -203,6 +244,29 @@ SHAPES = {
     "pad_value": single("Pad", normal(1, 3, 4, 5), weights={"p": i64(0, 0, 1, 1, 0, 0, 1, 1), "v": np.float32(-1.5)}),
     "pad_axes": single("Pad", normal(1, 3, 4, 5), weights={"p": i64(1, 2), "v": None, "a": i64(-1)}),
     "pad_reflect": single("Pad", normal(1, 3, 4, 5), weights={"p": i64(0, 0, 1, 2, 0, 0, 2, 1)}, mode="reflect"),
+    "pad_edge": single("Pad", normal(1, 3, 4, 5), weights={"p": i64(0, 1, 2, 0, 0, 0, 1, 3)}, mode="edge"),
+    "pad_wrap": single("Pad", normal(1, 3, 4, 5), weights={"p": i64(0, 0, 2, 1, 0, 0, 1, 3)}, mode="wrap"),
+    "pad_reflect_far": single("Pad", normal(2, 3, 6, 7), weights={"p": i64(0, 0, 5, 4, 0, 0, 4, 3)}, mode="reflect"),
+    "space_to_depth": single("SpaceToDepth", normal(1, 2, 6, 4), blocksize=2),
+    "space_to_depth_one_channel": single("SpaceToDepth", normal(2, 1, 6, 9), blocksize=3),
+    **{
+        f"top_k_{axis}_{largest}": Hub(
+            [
+                node("TopK", "x k", "v i", axis=axis, largest=largest),
+                node("Cast", "i", "r", "real", to=1),
+                node("Concat", "v r", axis=axis),
+            ],
+            {"x": np.round(normal(2, 6, 3, 5) * 2)},
+            {"k": i64(3)},
+        )
+        for axis in (1, -1)
+        for largest in (0, 1)
+    },
+    "top_k_of_integers": Hub(
+        [node("TopK", "x k", "v i", largest=0), node("Cast", "v", "y", "real", to=1)],
+        {"x": np.asarray([[5, -(2**31), 2**31 - 1, 0, 5]], np.int32)},
+        {"k": i64(3)},
+    ),
     "reshape": single("Reshape", normal(1, 4, 3, 5), weights={"s": i64(1, 2, 6, 5)}),
     "reshape_joins_space": single("Reshape", normal(2, 4, 3, 5), weights={"s": i64(2, 4, 15)}),
     "flatten": single("Flatten", normal(2, 4, 3, 5)),
@@ -244,6 +308,30 @@ RESIZES = {
     "linear_corners": resized((1, 2, 3, 4), (1, 2, 6, 9), mode="linear", coordinate_transformation_mode="align_corners"),
     "linear_asymmetric": resized((1, 2, 3, 4), (1, 2, 6, 8), mode="linear", coordinate_transformation_mode="asymmetric"),
     "linear_torch": resized((1, 2, 3, 4), (1, 2, 5, 8), mode="linear", coordinate_transformation_mode="pytorch_half_pixel"),
+    **{
+        f"{mode}_{antialias}_{coordinates}": resized(
+            (2, 2, 7, 6), (2, 2, 5, 9), mode=mode, coordinate_transformation_mode=coordinates, antialias=antialias
+        )
+        for mode, antialias, coordinates in (
+            ("cubic", 0, "half_pixel"),
+            ("cubic", 0, "align_corners"),
+            ("cubic", 1, "half_pixel"),
+            ("linear", 1, "half_pixel"),
+            ("linear", 0, "half_pixel_symmetric"),
+        )
+    },
+    "cubic_excluding": resized((1, 2, 7, 6), (1, 2, 5, 9), mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5),
+    "linear_of_a_row": resized((1, 2, 7), (1, 2, 12), mode="linear"),
+    "nearest_3d": resized((1, 2, 3, 4, 3), (1, 2, 6, 8, 5)),
+    "linear_channels": resized((1, 2, 3, 4), (1, 5, 6, 4), mode="linear"),
+    "crop": single(
+        "Resize",
+        normal(1, 2, 6, 5),
+        weights={"roi": f32(0, 0, 0.2, -0.1, 1, 1, 1.1, 0.8), "s": None, "z": i64(1, 2, 4, 8)},
+        mode="linear",
+        coordinate_transformation_mode="tf_crop_and_resize",
+        extrapolation_value=7.0,
+    ),
     "scales": single("Resize", normal(1, 2, 3, 4), weights={"roi": None, "s": f32(1, 1, 2, 2)}, mode="linear"),
 }
 
@@ -268,3 +356,48 @@ def test_operator_equals_onnxruntime(name: str, images: bool, tmp_path: Path) ->
     ours, reference = both(ALL[name], tmp_path, images=images)
     assert ours["y"].shape == reference["y"].shape
     np.testing.assert_allclose(ours["y"], reference["y"], **TOLERANCE)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_indices_of_a_max_pool_are_onnxruntimes_first_of_equals(order: int, tmp_path: Path) -> None:
+    attributes = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1], "storage_order": order}
+    pool = node("MaxPool", "x", "y where", **attributes)
+    hub = Hub([pool], {"x": np.round(normal(2, 3, 7, 5) * 2)}, {}, {"y": np.float32, "where": np.int64})
+    ours, reference = both(hub, tmp_path)
+    for name in reference:
+        np.testing.assert_array_equal(ours[name], reference[name])
+
+
+def boxes_and_scores(rng: np.random.Generator, centred: int, grid: bool) -> dict[str, Any]:
+    """Two images, three classes, 20 boxes; on a grid boxes without area and equal scores abound."""
+    centre, side, scores = rng.random((2, 20, 2)) * 4, rng.random((2, 20, 2)) * 2, rng.random((2, 3, 20))
+    if grid:
+        centre, side, scores = np.round(centre * 2) / 2, np.round(side * 2) / 2, np.round(scores * 4) / 4
+    pair = (centre, side) if centred else (centre - side / 2, centre + side / 2)
+    return {"boxes": np.concatenate(pair, -1).astype(np.float32), "scores": scores.astype(np.float32)}
+
+
+@pytest.mark.parametrize("grid", [False, True])
+@pytest.mark.parametrize("centred", [0, 1])
+@pytest.mark.parametrize("lowest", [None, 0.5, 2.0], ids=["all", "half", "none"])
+def test_suppression_selects_onnxruntimes_boxes_however_many_they_are(
+    grid: bool, centred: int, lowest: float | None, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(11)
+    weights = {"keep": i64(7), "overlap": f32(0.25)} | ({} if lowest is None else {"lowest": f32(lowest)})
+    feed = boxes_and_scores(rng, centred, grid)
+    suppression = node("NonMaxSuppression", " ".join([*feed, *weights]), center_point_box=centred)
+    description = convert(Hub([suppression], feed, weights, {"y": np.int64}), tmp_path)
+    for _ in range(5):
+        feed = boxes_and_scores(rng, centred, grid)
+        np.testing.assert_array_equal(run_litert(description, tmp_path, feed)["y"], run_ort(tmp_path, feed)["y"])
+
+
+def test_who_reads_a_number_of_boxes_is_refused_by_name(tmp_path: Path) -> None:
+    feed = boxes_and_scores(RNG, 0, False)
+    nodes = [node("NonMaxSuppression", "boxes scores keep overlap", "s"), node("Cast", "s", "y", "reader", to=1)]
+    model = Hub(nodes, feed, {"keep": i64(7), "overlap": f32(0.25)}, {"s": np.int64, "y": np.float32}, (42, 3)).save(tmp_path / "hub.onnx")
+    (found,) = obstacles(model)
+    assert found.node == "reader" and "only a run tells" in found.cause
+    with pytest.raises(BackendError, match="reader"):
+        write(model, tmp_path, WriteOptions("fp32"))

@@ -56,6 +56,16 @@ def convolution(shape: tuple[int, ...], weight: tuple[int, ...], activation: str
     return make
 
 
+def transposed(shape: tuple[int, ...], weight: tuple[int, ...], **attributes: Any) -> Make:
+    def make(rng: np.random.Generator) -> Quantized:
+        reach = 1.5 * np.sqrt(weight[0] * np.prod(weight[2:]) / np.prod(attributes["strides"]))
+        bias = normal(rng, weight[1] * attributes.get("group", 1))
+        held = span(rng, -reach, reach)
+        return Quantized("ConvTranspose", [normal(rng, *shape)], [span(rng, -3, 2)], held, attributes, normal(rng, *weight), bias, 1)
+
+    return make
+
+
 def gemm(rows: int, columns: int, transposed: bool = True, operator: str = "Gemm", leading: tuple[int, ...] = (5,)) -> Make:
     def make(rng: np.random.Generator) -> Quantized:
         weight = normal(rng, columns, rows) if transposed else normal(rng, rows, columns)
@@ -133,6 +143,9 @@ CASES: dict[str, tuple[Make, Bar]] = {
     "conv_one_dimensional": (convolution((1, 8, 31), (6, 8, 5), pads=[2, 1]), PRODUCT),
     "depthwise": (convolution((1, 12, 11, 9), (12, 1, 3, 3), pads=[1, 1, 1, 1], group=12), PRODUCT),
     "depthwise_multiplier": (convolution((1, 6, 11, 9), (12, 1, 3, 3), pads=[0, 1, 1, 0], group=6), PRODUCT),
+    "transposed": (transposed((1, 8, 7, 6), (8, 12, 4, 4), strides=[2, 2], pads=[1, 1, 1, 1]), PRODUCT),
+    "transposed_cut": (transposed((1, 8, 7, 6), (8, 12, 3, 3), strides=[2, 2], pads=[1, 0, 0, 2], output_padding=[1, 0]), PRODUCT),
+    "transposed_dilated": (transposed((1, 8, 7, 6), (8, 12, 3, 2), strides=[1, 2], dilations=[2, 1]), PRODUCT),
     "gemm": (gemm(64, 40), PRODUCT),
     "gemm_untransposed": (gemm(64, 40, transposed=False), PRODUCT),
     "matmul_weight": (gemm(32, 24, transposed=False, operator="MatMul", leading=(2, 7)), PRODUCT),
@@ -144,6 +157,8 @@ CASES: dict[str, tuple[Make, Bar]] = {
     "mul": (binary("Mul"), GENERIC),
     "mul_channel": (binary("Mul", shapes=((1, 8, 9, 7), (1, 8, 1, 1))), GENERIC),
     "max_pool": (unary("MaxPool", same=True, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), EXACT),
+    "max_pool_dilated": (unary("MaxPool", same=True, kernel_shape=[3, 2], dilations=[2, 2], pads=[1, 1, 1, 1]), EXACT),
+    "max_pool_ceil": (unary("MaxPool", same=True, shape=(1, 8, 8, 8), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1), EXACT),
     "average_pool_odd": (unary("AveragePool", same=True, kernel_shape=[3, 3], strides=[2, 2]), PRODUCT),
     "average_pool_excluding": (unary("AveragePool", same=True, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]), TIES),
     "average_pool_counting": (unary("AveragePool", same=True, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1), PRODUCT),
@@ -168,11 +183,13 @@ CASES: dict[str, tuple[Make, Bar]] = {
     "flatten": (moved("Flatten", (2, 4, 3, 5)), EXACT),
     "transpose": (moved("Transpose", (2, 3, 4, 5), perm=[0, 2, 3, 1]), EXACT),
     "slice": (moved("Slice", (1, 6, 7, 8), {"s": [1, 2], "e": [4, 8], "a": [1, 3]}), EXACT),
+    "pad_edge": (moved("Pad", (1, 3, 4, 5), {"p": [0, 0, 1, 0, 0, 0, 1, 1]}, mode="edge"), EXACT),
+    "space_to_depth": (moved("SpaceToDepth", (1, 3, 4, 6), blocksize=2), EXACT),
     "pad": (moved("Pad", (1, 3, 4, 5), {"p": [0, 1, 2, 0, 0, 0, 1, 3]}), EXACT),
 }
 
 
-IN_ONE_PARTITION = [name for name in CASES if name not in ("resize_nearest",)]
+IN_ONE_PARTITION = [name for name in CASES if name not in ("resize_nearest", "space_to_depth", "max_pool_dilated")]
 
 
 @pytest.mark.parametrize("name", IN_ONE_PARTITION)

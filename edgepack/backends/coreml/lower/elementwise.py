@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgepack.backends.coreml.emitter import Emitter, Var
 from edgepack.backends.coreml.table import Lower, lowers, only, required
@@ -25,9 +26,35 @@ def _applied(kind: str) -> Lower:
     return lambda operation, emit: emit(kind, x=emit.value(required(operation, 0)))
 
 
-for _onnx, _mil in {"Add": "add", "Sub": "sub", "Mul": "mul", "Max": "maximum", "Min": "minimum"}.items():
+for _onnx, _mil in {
+    "Add": "add",
+    "Sub": "sub",
+    "Mul": "mul",
+    "Max": "maximum",
+    "Min": "minimum",
+    "Sum": "add",
+    "And": "logical_and",
+    "Or": "logical_or",
+    "Xor": "logical_xor",
+}.items():
     lowers(_onnx, reals=False)(_folded(_mil))
-lowers("Div")(_folded("real_div"))
+
+
+@lowers("Not", reals=False)
+def logical_not(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Not-1."""
+    return emit("logical_not", x=emit.value(required(operation, 0)))
+
+
+@lowers("Div", reals=False)
+def divide(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Div-14: integers truncate toward zero, as the quotient of the magnitudes with the sign of both does however it is rounded."""
+    x, y = (emit.value(required(operation, position)) for position in (0, 1))
+    if required(operation, 0).dtype.startswith("float"):
+        return emit("real_div", x=x, y=y)
+    quotient = emit("floor_div", x=emit("abs", x=x), y=emit("abs", x=y))
+    return emit("mul", x=quotient, y=emit("mul", x=emit("sign", x=x), y=emit("sign", x=y)))
+
 
 for _onnx, _mil in {
     "Abs": "abs",
@@ -44,8 +71,14 @@ for _onnx, _mil in {
     lowers(_onnx)(_applied(_mil))
 
 
+@lowers("Equal", reals=False)
+def equal(operation: Operation, emit: Emitter) -> Var:
+    """ONNX Equal-19; MIL compares numbers only, so booleans go as integers."""
+    x, y = (emit.as_integer(emit.value(required(operation, position))) for position in (0, 1))
+    return emit("equal", x=x, y=y)
+
+
 for _onnx, _mil in {
-    "Equal": "equal",
     "Greater": "greater",
     "GreaterOrEqual": "greater_equal",
     "Less": "less",
@@ -54,29 +87,14 @@ for _onnx, _mil in {
     lowers(_onnx, reals=False)(_folded(_mil))
 
 
-def _choices_are_whole(operation: Operation) -> tuple[str, str] | None:
-    """MIL's select has the shape of its choices whatever the condition's; a constant choice can be spread out, so one is enough."""
-    chosen, other = required(operation, 1), required(operation, 2)
-    is_whole = np.broadcast_shapes(chosen.shape, other.shape) == operation.outputs[0].shape
-    if is_whole or chosen.constant is not None or other.constant is not None:
-        return None
-    return "its condition is larger than both computed choices", "expand one of them in the student"
-
-
-@lowers("Where", reals=False, objects=(_choices_are_whole,))
+@lowers("Where", reals=False)
 def where(operation: Operation, emit: Emitter) -> Var:
-    """ONNX Where-16."""
+    """ONNX Where-16. MIL's select has the shape of its choices whatever the condition's, so a smaller one is repeated first."""
     shape = operation.outputs[0].shape
-    chosen, other = required(operation, 1), required(operation, 2)
-    if np.broadcast_shapes(chosen.shape, other.shape) != shape:
-        chosen, other = (_spread(chosen, shape), other) if chosen.constant is not None else (chosen, _spread(other, shape))
-    return emit("select", cond=emit.value(required(operation, 0)), a=emit.value(chosen), b=emit.value(other))
-
-
-def _spread(operand: Operand, shape: tuple[int, ...]) -> Operand:
-    """A constant repeated to a larger shape."""
-    held = np.ascontiguousarray(np.broadcast_to(operand.real(), shape))
-    return Operand(f"{operand.name}_{'x'.join(map(str, shape))}", shape, operand.dtype, None, held)
+    condition, chosen, other = (required(operation, position) for position in range(3))
+    whole = np.broadcast_shapes(chosen.shape, other.shape) == shape
+    a = emit.value(chosen) if whole else emit.spread(emit.value(chosen), shape)
+    return emit("select", cond=emit.value(condition), a=a, b=emit.value(other))
 
 
 @lowers("Neg")
@@ -97,15 +115,52 @@ def logarithm(operation: Operation, emit: Emitter) -> Var:
     return emit("log", x=emit.value(required(operation, 0)), epsilon=emit.number(0))
 
 
-@lowers("Pow")
+# 2^31 is the first power of two beyond int32.
+_INT32_BITS = 31
+
+
+def _integer_power(operation: Operation) -> tuple[str, str] | None:
+    """Integers are raised exactly, by products; real arithmetic would be off by one, and in fp16 far off."""
+    exponent = required(operation, 1)
+    if required(operation, 0).dtype.startswith("float"):
+        return None
+    if exponent.constant is None:
+        return "raises integers to an exponent computed at run time", "cast the base to float32 in the student"
+    values = exponent.real()
+    if (values != np.floor(values)).any() or values.min() < 0 or values.max() > _INT32_BITS:
+        return "raises integers to an exponent that is not whole, or not in 0 to 31", "cast the base to float32 in the student"
+    return None
+
+
+@lowers("Pow", reals=False, objects=(_integer_power,))
 def power(operation: Operation, emit: Emitter) -> Var:
     """ONNX Pow-15. A square is a product: coremltools turns pow(x, 2) before or after sqrt into x, which is wrong below 0."""
     x, exponent = required(operation, 0), required(operation, 1)
     base = emit.value(x)
+    if not x.dtype.startswith("float"):
+        return _whole_power(base, exponent.real().astype(np.int32), operation.outputs[0].shape, emit)
     held = exponent.constant
     if held is not None and held.size == 1 and exponent.rank <= x.rank and float(held.item()) == 2:
         return emit("mul", x=base, y=base)
     return emit("pow", x=base, y=_as_real(exponent, emit))
+
+
+def _whole_power(base: Var, exponents: NDArray[np.int32], shape: tuple[int, ...], emit: Emitter) -> Var:
+    """Square and multiply: the product of base^(2^bit) over the bits of each exponent."""
+    result = emit("const", val=np.ones(shape, np.int32))
+    for bit in range(int(exponents.max()).bit_length()):
+        base = base if bit == 0 else emit("mul", x=base, y=base)
+        chosen = np.broadcast_to((exponents >> bit) & 1, shape)
+        if chosen.any():
+            result = emit("mul", x=result, y=_chosen(chosen, base, shape, emit))
+    return result
+
+
+def _chosen(chosen: NDArray[np.int32], base: Var, shape: tuple[int, ...], emit: Emitter) -> Var:
+    """``base`` where chosen, 1 elsewhere."""
+    if chosen.all():
+        return base
+    return emit("select", cond=np.ascontiguousarray(chosen.astype(bool)), a=emit.spread(base, shape), b=np.int32(1))
 
 
 def _as_real(operand: Operand, emit: Emitter) -> Var:

@@ -5,25 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 from edgepack.backends.coreml.emitter import Emitter, Var
-from edgepack.backends.coreml.table import lowers, operand_at, required
+from edgepack.backends.coreml.table import REALS, lowers, operand_at, required
 from edgepack.quantize.fold import Operand, Operation
 
 # MIL's linear documents ranks up to 3 (iOS15/linear.py).
 _LINEAR_RANK = 3
+_MATRIX = 2
 
 
-def _vectors(operation: Operation) -> tuple[str, str] | None:
-    ranks = required(operation, 0).rank, required(operation, 1).rank
-    return None if min(ranks) > 1 else (f"multiplies ranks {ranks[0]} and {ranks[1]}", "use matrices: add a dimension of size 1")
-
-
-@lowers("MatMul", objects=(_vectors,))
+@lowers("MatMul", reals=False)
 def matmul(operation: Operation, emit: Emitter) -> Var:
-    """ONNX MatMul-13. A constant matrix on the right goes to ``linear``, transposed as data, where weight compression applies."""
+    """ONNX MatMul-13. A constant matrix on the right goes to ``linear``, transposed as data, where weight compression applies.
+
+    A vector is a matrix of one row on the left, of one column on the right, and that dimension leaves the product again.
+    """
     x, y = required(operation, 0), required(operation, 1)
-    if y.constant is not None and y.rank == 2 and x.rank <= _LINEAR_RANK and x.constant is None:
-        return emit("linear", x=emit.value(x), weight=emit.transposed(y))
-    return emit("matmul", x=emit.value(x), y=emit.value(y))
+    left = emit("expand_dims", x=emit.value(x), axes=[0]) if x.rank == 1 else emit.value(x)
+    if _is_linear(x, y):
+        product = emit("linear", x=left, weight=emit.transposed(y))
+    else:
+        product = emit("matmul", x=left, y=emit("expand_dims", x=emit.value(y), axes=[1]) if y.rank == 1 else emit.value(y))
+    gone = [axis for axis, operand in ((-2, x), (-1, y)) if operand.rank == 1]
+    return emit("squeeze", x=product, axes=gone) if gone else product
+
+
+def _is_linear(x: Operand, y: Operand) -> bool:
+    is_weight = y.constant is not None and y.rank == _MATRIX and y.dtype in REALS
+    return is_weight and x.rank <= _LINEAR_RANK and x.constant is None
 
 
 def _scaled_codes(operation: Operation) -> tuple[str, str] | None:

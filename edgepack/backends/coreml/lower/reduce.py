@@ -1,40 +1,39 @@
-"""ReduceMean, ReduceSum, ReduceMax, ReduceMin, ReduceL2, ArgMax."""
+"""ReduceMean, ReduceSum, ReduceMax, ReduceMin, ReduceProd, ArgMax, ArgMin, TopK, and why not NonMaxSuppression."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgepack.backends.coreml.emitter import Emitter, Var
-from edgepack.backends.coreml.table import Lower, axes_of, constant_at, lowers, needs_constants, only, required
+from edgepack.backends.coreml.table import Lower, axes_of, constant_at, lowers, needs_constants, only, refuses, required
 from edgepack.quantize.fold import Operation
 
 
-def _reduction(kind: str) -> Lower:
+def _axes(operation: Operation) -> list[int]:
     """ONNX Reduce*-18: no axes means all of them, unless ``noop_with_empty_axes``."""
+    if constant_at(operation, 1, "axes"):
+        return axes_of(operation, 1, ())
+    return [] if operation.attributes.get("noop_with_empty_axes", 0) else list(range(required(operation, 0).rank))
+
+
+def _reduction(kind: str) -> Lower:
+    """A reduction; booleans go as integers, of which the largest is "any" and the smallest "all"."""
 
     def lower(operation: Operation, emit: Emitter) -> Var:
-        x = required(operation, 0)
-        value = emit.value(x)
-        if not constant_at(operation, 1, "axes"):
-            axes = [] if operation.attributes.get("noop_with_empty_axes", 0) else list(range(x.rank))
-        else:
-            axes = axes_of(operation, 1, ())
-        return emit(kind, x=value, axes=axes, keep_dims=bool(operation.attributes.get("keepdims", 1))) if axes else value
+        value, axes = emit.value(required(operation, 0)), _axes(operation)
+        if not axes:
+            return value
+        found = emit(kind, x=emit.as_integer(value), axes=axes, keep_dims=bool(operation.attributes.get("keepdims", 1)))
+        return emit("cast", x=found, dtype="bool") if emit.is_boolean(value) else found
 
     return lower
 
 
-for _onnx in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"):
-    _register = lowers(_onnx, honours={"axes", "keepdims", "noop_with_empty_axes"}, objects=(needs_constants(1),))
+for _onnx in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"):
+    _register = lowers(
+        _onnx, honours={"axes", "keepdims", "noop_with_empty_axes"}, reals=_onnx == "ReduceMean", objects=(needs_constants(1),)
+    )
     _register(_reduction(f"reduce_{_onnx.removeprefix('Reduce').lower()}"))
-
-
-@lowers("ReduceL2", honours={"axes", "keepdims", "noop_with_empty_axes"}, objects=(needs_constants(1), only("noop_with_empty_axes", 0)))
-def reduce_l2(operation: Operation, emit: Emitter) -> Var:
-    """ONNX ReduceL2-18 = sqrt(sum(x^2)), spelled out so that squares beyond fp16 show when the package is verified."""
-    x = required(operation, 0)
-    value = emit.value(x)
-    keeps = bool(operation.attributes.get("keepdims", 1))
-    axes = axes_of(operation, 1, range(x.rank))
-    return emit("sqrt", x=emit("reduce_sum", x=emit("mul", x=value, y=value), axes=axes, keep_dims=keeps))
 
 
 def _of_integers(operation: Operation) -> tuple[str, str] | None:
@@ -42,8 +41,30 @@ def _of_integers(operation: Operation) -> tuple[str, str] | None:
     return None if dtype == "float32" else (f"looks for the largest {dtype}", "cast it to float32 in the student")
 
 
-@lowers("ArgMax", honours={"axis", "keepdims", "select_last_index"}, reals=False, objects=(only("select_last_index", 0), _of_integers))
+@lowers(
+    "ArgMax", "ArgMin", honours={"axis", "keepdims", "select_last_index"}, reals=False, objects=(only("select_last_index", 0), _of_integers)
+)
 def arg_max(operation: Operation, emit: Emitter) -> Var:
-    """ONNX ArgMax-13; indices are int32."""
+    """ONNX ArgMax-13, ArgMin-13; indices are int32. Which of several equal elements is named is not documented for Core ML."""
     axis, keeps = operation.attributes.get("axis", 0), bool(operation.attributes.get("keepdims", 1))
-    return emit("reduce_argmax", x=emit.value(required(operation, 0)), axis=axis, keep_dims=keeps)
+    kind = f"reduce_{operation.op_type.lower()}"
+    return emit(kind, x=emit.value(required(operation, 0)), axis=axis, keep_dims=keeps)
+
+
+@lowers("TopK", honours={"axis", "largest", "sorted"}, reals=False, objects=(needs_constants(1),))
+def top_k(operation: Operation, emit: Emitter) -> Sequence[Var]:
+    """ONNX TopK-11: values and int32 indices, always sorted. Which of several equal elements comes first is not documented for Core ML."""
+    x, count = required(operation, 0), operation.outputs[0].shape
+    axis = operation.attributes.get("axis", -1) % x.rank
+    ascending = not operation.attributes.get("largest", 1)
+    return list(emit("topk", x=emit.value(x), k=count[axis], axis=axis, ascending=ascending))
+
+
+# MIL's non_maximum_suppression pads its answer to max_boxes rows; the ONNX answer has as many rows as boxes remain, and any cut to that
+# length is a shape that only a run knows, where every value of a package of ours has a fixed one.
+refuses(
+    "NonMaxSuppression",
+    "gives as many rows as boxes remain, and every shape in the package is fixed",
+    "end the student at boxes and scores and suppress in the app (Vision does for a Core ML pipeline with NonMaximumSuppression)",
+    honours={"center_point_box"},
+)

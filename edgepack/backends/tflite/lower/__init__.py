@@ -3,6 +3,7 @@
 from edgepack.backends.tflite.lower import (
     activation,
     convolution,
+    detection,
     elementwise,
     matmul,
     normalization,
@@ -17,6 +18,7 @@ from edgepack.backends.tflite.lower import (
 __all__ = [
     "activation",
     "convolution",
+    "detection",
     "elementwise",
     "matmul",
     "normalization",

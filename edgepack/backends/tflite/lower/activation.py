@@ -10,6 +10,7 @@ import numpy as np
 from edgepack.backends.tflite.emit import Emitter, arithmetic
 from edgepack.backends.tflite.layout import Layout
 from edgepack.backends.tflite.lower.elementwise import broadcast
+from edgepack.backends.tflite.lower.selection import last_axis
 from edgepack.backends.tflite.program import Options, View
 from edgepack.backends.tflite.table import Refusal, always, constant_inputs, lowers, output_encoding
 from edgepack.quantize.fold import Operation
@@ -207,10 +208,7 @@ def clip(operation: Operation, emit: Emitter) -> View:
 
 def _softmax_input(operation: Operation, emit: Emitter) -> View:
     """The input with the operator's axis last, where the kernels look."""
-    x = emit.take(operation.inputs[0])
-    x = emit.plain(x) if x.layout.merged else x
-    axis = int(operation.attributes.get("axis", -1)) % len(x.shape)
-    return emit.ordered(x, (*(other for other in x.layout.order if other != axis), axis))
+    return last_axis(emit.take(operation.inputs[0]), int(operation.attributes.get("axis", -1)), emit)
 
 
 @lowers("Softmax", honours={"axis"}, integer=(output_encoding(1 / 256, -128),), in_float=always)

@@ -81,12 +81,8 @@ def div(operation: Operation, emit: Emitter) -> View:
     return broadcast("DIV", operation, emit, operation.inputs)
 
 
-def _two_or_more(operation: Operation) -> Refusal:
-    return None if len(operation.inputs) > 1 else ("one operand alone", "remove the node")
-
-
 def _folded(name: str, operation: Operation, emit: Emitter) -> View:
-    """A variadic operator as a chain of two-operand kernels."""
+    """A variadic operator as a chain of two-operand kernels; one operand alone is the result."""
     result = operation.outputs[0]
     views = aligned([emit.take(operand) for operand in operation.inputs], result.rank, emit)
     total = views[0]
@@ -98,24 +94,41 @@ def _folded(name: str, operation: Operation, emit: Emitter) -> View:
     return total
 
 
-@lowers("Max", objects=(_two_or_more, _not_bool), integer=(equal_encodings,))
+@lowers("Max", objects=(_not_bool,), integer=(equal_encodings,))
 def maximum(operation: Operation, emit: Emitter) -> View:
     """ONNX Max-13 -> MAXIMUM."""
     return _folded("MAXIMUM", operation, emit)
 
 
-@lowers("Min", objects=(_two_or_more, _not_bool), integer=(equal_encodings,))
+@lowers("Min", objects=(_not_bool,), integer=(equal_encodings,))
 def minimum(operation: Operation, emit: Emitter) -> View:
     """ONNX Min-13 -> MINIMUM."""
     return _folded("MINIMUM", operation, emit)
 
 
+@lowers("Sum", objects=(_not_bool,))
+def variadic_sum(operation: Operation, emit: Emitter) -> View:
+    """ONNX Sum-13 -> a chain of ADD."""
+    return _folded("ADD", operation, emit)
+
+
+@lowers("Mean", objects=(_not_bool,))
+def variadic_mean(operation: Operation, emit: Emitter) -> View:
+    """ONNX Mean-13: the sum of the operands times 1 / their number, float."""
+    total = _folded("ADD", operation, emit)
+    return emit.binary("MUL", total, emit.scalar(1 / len(operation.inputs), total))
+
+
 def _one_type(operation: Operation) -> Refusal:
-    """POW takes both operands in one type; a whole exponent becomes real, a real one of a whole base has no counterpart."""
+    """POW takes both operands in one type: of a whole base the exponent must be whole too, known and not negative, or be given as such."""
     base, exponent = operation.inputs[:2]
     assert base is not None and exponent is not None
-    is_held = base.dtype == "float32" or exponent.dtype != "float32"
-    return None if is_held else (f"{base.dtype} to the power of float32 has no kernel", "cast the base to float32 in the student")
+    if base.dtype == "float32" or exponent.dtype != "float32":
+        return None
+    held = exponent.constant
+    if held is not None and np.array_equal(held, np.floor(held)) and (held >= 0).all():
+        return None
+    return f"{base.dtype} to the power of float32 has no kernel", "cast the base to float32 in the student"
 
 
 def _of_type(base: Operand | None, exponent: Operand, emit: Emitter) -> Operand:

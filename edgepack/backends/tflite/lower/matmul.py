@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.backends.tflite.emit import ACTIVATIONS, Emitter, arithmetic, is_integer
+from edgepack.backends.tflite.emit import ACTIVATIONS, Emitter, arithmetic, is_integer, keeps_weight_codes
 from edgepack.backends.tflite.layout import Layout
-from edgepack.backends.tflite.lower.convolution import bias_of, bias_scale, per_channel, symmetric_weights
+from edgepack.backends.tflite.lower.convolution import bias_of, bias_scale, per_channel, symmetric_weights, with_symmetric_codes
 from edgepack.backends.tflite.program import Options, View
 from edgepack.backends.tflite.table import Refusal, lowers
 from edgepack.quantize.encoding import Encoding
@@ -112,7 +112,7 @@ def fully_connected(operation: Operation, emit: Emitter, x: View, bias: View) ->
 
 def _weights(operation: Operation, emit: Emitter, x: View) -> View:
     """Weights (N, K), columns in the order the features are stored."""
-    right = operation.inputs[1]
+    right = with_symmetric_codes(operation, 0 if operation.attributes.get("transB") else -1).inputs[1]
     assert right is not None and right.constant is not None
     matrix = right.constant.reshape(right.shape if right.rank == 2 else (-1, 1))
     matrix = matrix if operation.attributes.get("transB") else matrix.T
@@ -121,7 +121,7 @@ def _weights(operation: Operation, emit: Emitter, x: View) -> View:
     data, encoding = _times(matrix, encoding, alpha)
     if x.layout.merged:
         data = data[:, _stored_features(x.layout)]
-    return emit.weights(right.name, np.ascontiguousarray(data), encoding, is_integer(operation), hybrid=True)
+    return emit.weights(right.name, np.ascontiguousarray(data), encoding, keeps_weight_codes(operation))
 
 
 def _times(matrix: NDArray[Any], encoding: Encoding | None, factor: float) -> tuple[NDArray[Any], Encoding | None]:

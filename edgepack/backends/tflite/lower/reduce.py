@@ -45,13 +45,6 @@ def _is_float(operation: Operation) -> Refusal:
     return None if source.dtype == "float32" else (f"{operation.op_type} of {source.dtype} has no kernel", "cast to float32 first")
 
 
-def _not_bool(operation: Operation) -> Refusal:
-    """REDUCE_MAX and REDUCE_MIN abort on bool when they run."""
-    source = operation.inputs[0]
-    assert source is not None
-    return None if source.dtype != "bool" else (f"{operation.op_type} of bool has no kernel", "cast to int32 first")
-
-
 _HONOURS = {"axes", "keepdims", "noop_with_empty_axes"}
 
 
@@ -67,16 +60,16 @@ def reduce_sum(operation: Operation, emit: Emitter) -> View:
     return _lower("SUM", operation, emit)
 
 
-@lowers("ReduceMax", honours=_HONOURS, objects=(constant_inputs(1), _not_bool), integer=(equal_encodings,))
+@lowers("ReduceMax", honours=_HONOURS, objects=(constant_inputs(1),), integer=(equal_encodings,))
 def reduce_max(operation: Operation, emit: Emitter) -> View:
-    """ONNX ReduceMax-20 -> REDUCE_MAX."""
-    return _lower("REDUCE_MAX", operation, emit)
+    """ONNX ReduceMax-20 -> REDUCE_MAX, of bool REDUCE_ANY."""
+    return _lower("REDUCE_ANY" if operation.outputs[0].dtype == "bool" else "REDUCE_MAX", operation, emit)
 
 
-@lowers("ReduceMin", honours=_HONOURS, objects=(constant_inputs(1), _not_bool), integer=(equal_encodings,))
+@lowers("ReduceMin", honours=_HONOURS, objects=(constant_inputs(1),), integer=(equal_encodings,))
 def reduce_min(operation: Operation, emit: Emitter) -> View:
-    """ONNX ReduceMin-20 -> REDUCE_MIN."""
-    return _lower("REDUCE_MIN", operation, emit)
+    """ONNX ReduceMin-20 -> REDUCE_MIN, of bool REDUCE_ALL."""
+    return _lower("REDUCE_ALL" if operation.outputs[0].dtype == "bool" else "REDUCE_MIN", operation, emit)
 
 
 @lowers("ReduceProd", honours=_HONOURS, objects=(constant_inputs(1),))

@@ -1,21 +1,21 @@
-"""Resize: nearest and linear, judged by the positions they read rather than by the names of modes."""
+"""Resize: a kernel where one reads the pixels the hub reads, with the weights the hub gives them, else a constant matrix for each axis."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.backends.tflite.emit import Emitter
+from edgepack.backends.tflite.emit import ACTIVATIONS, Emitter, arithmetic
 from edgepack.backends.tflite.layout import Layout
+from edgepack.backends.tflite.lower.selection import picked
 from edgepack.backends.tflite.program import Options, View
-from edgepack.backends.tflite.table import Refusal, attribute_is, constant_inputs, equal_encodings, lowers, ranks
+from edgepack.backends.tflite.table import Refusal, constant_inputs, equal_encodings, lowers
+from edgepack.hub.graph import HubError
+from edgepack.hub.resize import AxisResize, Real, resize_as_matmul
 from edgepack.quantize.fold import Operation
 
-Positions = NDArray[np.float64]
 Flags = dict[str, bool]
 
 _FLAGS: tuple[Flags, ...] = (
@@ -24,123 +24,79 @@ _FLAGS: tuple[Flags, ...] = (
     {"alignCorners": True, "halfPixelCenters": False},
 )
 
-# Two coordinate formulas agree when they differ by less than float32 can tell at a thousand pixels.
-_COORDINATE_TOLERANCE = 1e-4
+# Two weights are one when they differ by less than float32 can tell of a coordinate at a thousand pixels.
+_WEIGHT_TOLERANCE = 1e-4
 
-_ONNX: dict[str, Callable[[Positions, float, int, int], Positions]] = {
-    "half_pixel": lambda x, scale, size, out: (x + 0.5) / scale - 0.5,
-    "pytorch_half_pixel": lambda x, scale, size, out: (x + 0.5) / scale - 0.5 if out > 1 else x * 0,
-    "half_pixel_symmetric": lambda x, scale, size, out: size / 2 * (1 - out / (scale * size)) + (x + 0.5) / scale - 0.5,
-    "asymmetric": lambda x, scale, size, out: x / scale,
-    "align_corners": lambda x, scale, size, out: x * (size - 1) / (out - 1) if out > 1 else x * 0,
-}
-
-_ROUNDINGS: dict[str, Callable[[Positions], Positions]] = {
-    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
-    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
-    "floor": np.floor,
-    "ceil": np.ceil,
-}
+# What the kernels resize: height and width of an image.
+_IMAGE_RANK, _SPACE = 4, (2, 3)
 
 
-def onnx_positions(operation: Operation, axis: int) -> Positions:
-    """ONNX Resize-19: the input coordinate each output element of ``axis`` reads, before rounding, cut to the image."""
+def axes_resized(operation: Operation) -> tuple[AxisResize, ...]:
+    """What the hub does along each axis it changes.
+
+    Raises:
+        HubError: a form the specification leaves open.
+    """
     source = operation.inputs[0]
     assert source is not None
-    size, out = source.shape[axis], operation.outputs[0].shape[axis]
-    mode = str(operation.attributes.get("coordinate_transformation_mode", "half_pixel"))
-    positions = _ONNX[mode](np.arange(out, dtype=np.float64), _scale(operation, axis), size, out)
-    return positions if operation.attributes.get("mode", "nearest") == "nearest" else np.clip(positions, 0, size - 1)
+    roi, scales, sizes = (None if held is None else held.constant for held in (*operation.inputs[1:], None, None, None)[:3])
+    return resize_as_matmul(operation.attributes, source.shape, operation.outputs[0].shape, roi, scales, sizes)
 
 
-def _scale(operation: Operation, axis: int) -> float:
-    """The factor given, or the quotient of the sizes."""
-    source = operation.inputs[0]
+def _is_defined(operation: Operation) -> Refusal:
+    try:
+        axes_resized(operation)
+    except HubError as error:
+        return error.cause, error.hint
+    return None
+
+
+def _is_linear(operation: Operation) -> bool:
+    return bool(operation.attributes.get("mode", "nearest") == "linear")
+
+
+def matching_flags(operation: Operation) -> Flags | None:
+    """The flags under which a kernel reads what the hub does, None when there are none."""
+    source, changed = operation.inputs[0], axes_resized(operation)
     assert source is not None
-    given = operation.inputs[2] if len(operation.inputs) > 2 else None
-    exact = operation.outputs[0].shape[axis] / source.shape[axis]
-    if given is None or given.constant is None or given.constant.size == 0:
-        return exact
-    axes = [int(held) % source.rank for held in operation.attributes.get("axes") or range(source.rank)]
-    return float(given.constant.ravel()[axes.index(axis)]) if axis in axes else 1.0
+    if source.rank != _IMAGE_RANK or any(held.axis not in _SPACE or held.offset.any() for held in changed):
+        return None
+    matrix = _linear_matrix if _is_linear(operation) else _nearest_matrix
+    matrices = {held.axis: held.matrix for held in changed}
+    wanted = [matrices.get(axis, np.eye(source.shape[axis])) for axis in _SPACE]
+    return next((flags for flags in _FLAGS if all(_agree(held, matrix(flags, held.shape[1], len(held))) for held in wanted)), None)
 
 
-def nearest_indices(operation: Operation, axis: int) -> NDArray[np.int64]:
-    """The input index each output element of ``axis`` copies."""
-    source = operation.inputs[0]
-    assert source is not None
-    rounding = _ROUNDINGS[str(operation.attributes.get("nearest_mode", "round_prefer_floor"))]
-    # float32, as the reference implementation computes: a half is a half only there.
-    rounded = rounding(onnx_positions(operation, axis).astype(np.float32).astype(np.float64))
-    indices: NDArray[np.int64] = np.clip(rounded, 0, source.shape[axis] - 1).astype(np.int64)
-    return indices
+def _agree(hub: Real, kernel: Real) -> bool:
+    return bool(np.abs(hub - kernel).max() < _WEIGHT_TOLERANCE)
 
 
-def _tflite_positions(flags: Flags, size: int, out: int) -> Positions:
-    """Where RESIZE_BILINEAR reads (reference_ops.h, ComputeInterpolationValues)."""
+def _linear_matrix(flags: Flags, size: int, out: int) -> Real:
+    """The weights of RESIZE_BILINEAR along an axis, (out, size) (reference_ops.h, ComputeInterpolationValues)."""
     x = np.arange(out, dtype=np.float64)
     if flags["alignCorners"] and out > 1:
-        return x * ((size - 1) / (out - 1))
-    scaled = (x + 0.5) * (size / out) - 0.5 if flags["halfPixelCenters"] else x * (size / out)
-    return np.clip(scaled, 0, size - 1)
+        positions = x * ((size - 1) / (out - 1))
+    else:
+        positions = (x + 0.5) * (size / out) - 0.5 if flags["halfPixelCenters"] else x * (size / out)
+    distances = np.abs(np.clip(positions, 0, size - 1)[:, None] - np.arange(size))
+    weights: Real = np.maximum(1 - distances, 0)
+    return weights
 
 
-def _tflite_indices(flags: Flags, size: int, out: int) -> NDArray[np.int64]:
-    """What RESIZE_NEAREST_NEIGHBOR copies (reference_ops.h, GetNearestNeighbor), in float32 as there."""
+def _nearest_matrix(flags: Flags, size: int, out: int) -> Real:
+    """What RESIZE_NEAREST_NEIGHBOR copies, (out, size) (reference_ops.h, GetNearestNeighbor), in float32 as there."""
     aligned = flags["alignCorners"] and out > 1
     scale = np.float32(size - 1) / np.float32(out - 1) if aligned else np.float32(size) / np.float32(out)
     offset = np.float32(0.5 if flags["halfPixelCenters"] else 0)
     scaled = (np.arange(out, dtype=np.float32) + offset) * scale
     rounded = np.floor(scaled + np.float32(0.5)) if flags["alignCorners"] else np.floor(scaled)
-    indices: NDArray[np.int64] = np.clip(rounded, 0, size - 1).astype(np.int64)
-    return indices
+    copied: Real = np.eye(size)[np.clip(rounded, 0, size - 1).astype(np.int64)]
+    return copied
 
 
-def _matching(operation: Operation) -> Flags | None:
-    """The flags under which the kernel reads what the hub does, None when there are none."""
-    return next((flags for flags in _FLAGS if all(_agrees(operation, flags, axis) for axis in (2, 3))), None)
-
-
-def _agrees(operation: Operation, flags: Flags, axis: int) -> bool:
-    source = operation.inputs[0]
-    assert source is not None
-    size, out = source.shape[axis], operation.outputs[0].shape[axis]
-    if operation.attributes.get("mode", "nearest") == "nearest":
-        return np.array_equal(nearest_indices(operation, axis), _tflite_indices(flags, size, out))
-    difference = onnx_positions(operation, axis) - _tflite_positions(flags, size, out)
-    return bool(np.abs(difference).max() < _COORDINATE_TOLERANCE)
-
-
-def _only_space(operation: Operation) -> Refusal:
-    source, result = operation.inputs[0], operation.outputs[0]
-    assert source is not None
-    return None if source.shape[:2] == result.shape[:2] else ("batch or channels are resized", "resize height and width only")
-
-
-def _linear_matches(operation: Operation) -> Refusal:
-    if operation.attributes.get("mode", "nearest") == "nearest" or _matching(operation) is not None:
-        return None
-    mode = operation.attributes.get("coordinate_transformation_mode", "half_pixel")
-    return (
-        f"linear with {mode} at this size reads where no TFLite kernel does",
-        "use half_pixel, asymmetric or align_corners with exact sizes",
-    )
-
-
-def _corners_are_whole(operation: Operation) -> Refusal:
-    """Where a given scale leaves a fraction of a pixel, the specification aligns that fraction and onnxruntime the cut size."""
-    source = operation.inputs[0]
-    assert source is not None
-    if operation.attributes.get("coordinate_transformation_mode") != "align_corners":
-        return None
-    lengths = [(axis, _scale(operation, axis) * size, operation.outputs[0].shape[axis]) for axis, size in enumerate(source.shape)]
-    odd = next((axis for axis, length, out in lengths if abs(length - out) > _COORDINATE_TOLERANCE * out), None)
-    return None if odd is None else (f"align_corners with a scale that gives axis {odd} no whole size", "give sizes instead of scales")
-
-
-def _scale_is_fixed(operation: Operation) -> Refusal:
-    mode = operation.attributes.get("coordinate_transformation_mode", "half_pixel")
-    return None if mode in _ONNX else (f"coordinate mode {mode} has no TFLite form", "use half_pixel")
+def _is_product(operation: Operation) -> bool:
+    """Whether numbers are mixed by no kernel of codes."""
+    return matching_flags(operation) is None and any(held.copies is None for held in axes_resized(operation))
 
 
 @lowers(
@@ -156,40 +112,59 @@ def _scale_is_fixed(operation: Operation) -> Refusal:
         "exclude_outside",
         "extrapolation_value",
     },
-    objects=(
-        ranks(4),
-        constant_inputs(1, 2, 3),
-        attribute_is("mode", "nearest", "linear"),
-        attribute_is("antialias", 0),
-        _scale_is_fixed,
-        _only_space,
-        _corners_are_whole,
-        _linear_matches,
-    ),
+    objects=(constant_inputs(1, 2, 3), _is_defined),
     integer=(equal_encodings,),
+    in_float=_is_product,
 )
 def resize(operation: Operation, emit: Emitter) -> View:
-    """ONNX Resize-19 -> RESIZE_BILINEAR or RESIZE_NEAREST_NEIGHBOR, or two GATHERs where nearest reads as no kernel does.
+    """ONNX Resize-19 -> RESIZE_BILINEAR or RESIZE_NEAREST_NEIGHBOR where one reads alike; else copies or a product for each axis."""
+    x = emit.take(operation.inputs[0])
+    x = emit.plain(x) if x.layout.merged else x
+    flags = matching_flags(operation)
+    if flags is not None:
+        return _kernel(operation, emit, emit.image(x), flags)
+    for held in sorted(axes_resized(operation), key=lambda held: held.matrix.shape[0] / held.matrix.shape[1]):
+        copies = held.copies
+        x = picked(x, held.axis, copies, emit) if copies is not None else _shifted(_multiplied(x, held, emit), held, emit)
+    return x
 
-    ``cubic_coeff_a``, ``exclude_outside`` and ``extrapolation_value`` act in modes that are refused; the output's static shape already
-    says what ``keep_aspect_ratio_policy`` decides.
-    """
-    x = emit.image(emit.take(operation.inputs[0]))
-    flags = _matching(operation)
-    if flags is None:
-        return _gathered(operation, emit, x)
-    linear = operation.attributes.get("mode", "nearest") == "linear"
+
+def _kernel(operation: Operation, emit: Emitter, x: View, flags: Flags) -> View:
+    linear = _is_linear(operation)
     name, table = ("RESIZE_BILINEAR", "ResizeBilinearOptions") if linear else ("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighborOptions")
     output = emit.output(operation.outputs[0], x.layout.of(operation.outputs[0].shape))
-    fields: dict[str, Any] = dict(flags)
-    return emit.run(name, [x, emit.indices("size", output.stored[1:3])], output, Options(table, fields))
+    return emit.run(name, [x, emit.indices("size", output.stored[1:3])], output, Options(table, dict(flags)))
 
 
-def _gathered(operation: Operation, emit: Emitter, x: View) -> View:
-    for axis in (2, 3):
-        indices = nearest_indices(operation, axis)
-        shape = tuple(math.prod(indices.shape) if held == axis else size for held, size in enumerate(x.shape))
-        layout: Layout = x.layout.of(shape)
-        options = Options("GatherOptions", {"axis": layout.position(axis), "batchDims": 0})
-        x = emit.run("GATHER", [x, emit.constant("indices", indices)], emit.like(x, layout, "gathered"), options)
-    return x
+def _multiplied(x: View, held: AxisResize, emit: Emitter) -> View:
+    """The matrix times one axis, where that axis lies: FULLY_CONNECTED along the last one stored, else BATCH_MATMUL from the left."""
+    position, out = x.layout.position(held.axis), len(held.matrix)
+    before, after = math.prod(x.stored[:position]), math.prod(x.stored[position + 1 :])
+    matrix = held.matrix.astype(np.float32)
+    stored = View(x.tensor, Layout.plain(x.stored), x.non_negative)
+    if after == 1:
+        rows = emit.reread(stored, Layout.plain((before, matrix.shape[1])))
+        product = _rows_times(rows, matrix, emit)
+    else:
+        columns = emit.reread(stored, Layout.plain((before, matrix.shape[1], after)))
+        output = emit.like(columns, Layout.plain((before, out, after)), "resized")
+        options = Options("BatchMatMulOptions", {"adjX": False, "adjY": False})
+        product = emit.run("BATCH_MATMUL", [emit.constant("matrix", matrix[None]), columns], output, options)
+    return emit.reread(product, x.layout.of(tuple(out if axis == held.axis else size for axis, size in enumerate(x.shape))))
+
+
+def _rows_times(rows: View, matrix: NDArray[np.float32], emit: Emitter) -> View:
+    output = emit.like(rows, Layout.plain((rows.stored[0], len(matrix))), "resized")
+    bias = emit.constant("bias", np.zeros(len(matrix), np.float32))
+    options = Options("FullyConnectedOptions", {"fusedActivationFunction": ACTIVATIONS[""], "keepNumDims": False})
+    return emit.run("FULLY_CONNECTED", [rows, emit.constant("matrix", matrix), bias], output, options)
+
+
+def _shifted(x: View, held: AxisResize, emit: Emitter) -> View:
+    """Plus the extrapolation value where nothing is read."""
+    if not held.offset.any():
+        return x
+    shape = [1] * len(x.stored)
+    shape[x.layout.position(held.axis)] = -1
+    offset = emit.constant("extrapolated", held.offset.astype(np.float32).reshape(shape))
+    return emit.run("ADD", [x, offset], emit.like(x, x.layout, "extrapolated"), arithmetic("ADD"))

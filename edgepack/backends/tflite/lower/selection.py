@@ -1,17 +1,19 @@
-"""Operators that take or add parts of a tensor: Slice, Split, Gather, Pad."""
+"""Operators that take or add parts of a tensor: Slice, Split, Gather, Pad, TopK."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgepack.backends.tflite.emit import Emitter
+from edgepack.backends.tflite.emit import Emitter, arithmetic
 from edgepack.backends.tflite.layout import Layout
+from edgepack.backends.tflite.lower.elementwise import concatenated
 from edgepack.backends.tflite.program import Options, View
 from edgepack.backends.tflite.table import Refusal, attribute_is, constant_inputs, equal_encodings, lowers
-from edgepack.quantize.fold import Operation
+from edgepack.quantize.fold import Operand, Operation
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,11 @@ def _ranges(operation: Operation) -> list[Range]:
     return ranges
 
 
-def _is_not_empty(operation: Operation) -> Refusal:
-    shape = operation.outputs[0].shape
-    return ("the result has no elements", "remove the node") if 0 in shape else None
-
-
 def _unmerged(view: View, emit: Emitter) -> View:
     return emit.plain(view) if view.layout.merged else view
 
 
-@lowers("Slice", objects=(constant_inputs(1, 2, 3, 4), _is_not_empty), integer=(equal_encodings,))
+@lowers("Slice", objects=(constant_inputs(1, 2, 3, 4),), integer=(equal_encodings,))
 def slice_(operation: Operation, emit: Emitter) -> View:
     """ONNX Slice-13 -> SLICE, or STRIDED_SLICE where a step is not 1."""
     x, ranges = _unmerged(emit.take(operation.inputs[0]), emit), _ranges(operation)
@@ -110,10 +107,7 @@ def gather(operation: Operation, emit: Emitter) -> View:
 
 def _taken(operation: Operation, emit: Emitter, x: View, axis: int, index: int) -> View:
     """Element ``index`` of ``axis``, the axis dropped."""
-    part = x.layout.of(tuple(1 if held == axis else size for held, size in enumerate(x.shape)))
-    begin = [index if held == axis else 0 for held in x.layout.order]
-    inputs = [x, emit.indices("begin", begin), emit.indices("size", part.stored)]
-    row = emit.run("SLICE", inputs, emit.like(x, part, "taken"), Options("SliceOptions"))
+    row = _part(x, axis, index, 1, emit)
     return emit.reread(row, x.layout.without((axis,)), operation.outputs[0].name)
 
 
@@ -153,21 +147,58 @@ def _has_axes_input(operation: Operation) -> bool:
 @lowers(
     "Pad",
     honours={"mode"},
-    objects=(constant_inputs(1, 2, 3), attribute_is("mode", "constant", "reflect"), _not_negative),
+    objects=(constant_inputs(1, 2, 3), attribute_is("mode", "constant", "reflect", "edge", "wrap"), _not_negative),
     integer=(equal_encodings, _fill_is_zero),
 )
 def pad(operation: Operation, emit: Emitter) -> View:
-    """ONNX Pad-21 -> PAD (zeros, or the code of zero), PADV2 (another constant), MIRROR_PAD (reflect)."""
+    """ONNX Pad-21 -> PAD (zeros, or the code of zero) or PADV2 (another constant); other modes repeat elements of the tensor."""
     x = _unmerged(emit.take(operation.inputs[0]), emit)
+    mode = str(operation.attributes.get("mode", "constant"))
+    if mode != "constant":
+        return _repeating(operation, emit, x, _NUMPY_MODES[mode])
     table = [_paddings(operation)[axis] for axis in x.layout.order]
     paddings = emit.constant("paddings", np.asarray(table, np.int64))
     output = emit.output(operation.outputs[0], x.layout.of(operation.outputs[0].shape))
-    if operation.attributes.get("mode", "constant") == "reflect":
-        return emit.run("MIRROR_PAD", [x, paddings], output, Options("MirrorPadOptions", {"mode": "REFLECT"}))
     value = _pad_value(operation)
     if value == 0:
         return emit.run("PAD", [x, paddings], output, Options("PadOptions"))
     return emit.run("PADV2", [x, paddings, emit.scalar(value, x)], output, Options("PadV2Options"))
+
+
+# ONNX Pad-21 names its modes as numpy.pad does, and means the same.
+_NUMPY_MODES: dict[str, Literal["reflect", "edge", "wrap"]] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+
+
+def _repeating(operation: Operation, emit: Emitter, x: View, mode: Literal["reflect", "edge", "wrap"]) -> View:
+    for axis, pads in enumerate(_paddings(operation)):
+        if any(pads):
+            x = picked(x, axis, np.pad(np.arange(x.shape[axis]), pads, mode), emit)
+    return x
+
+
+# XNNPACK concatenates so many tensors; a GATHER is left to the builtin kernel.
+_MOST_PARTS = 5
+
+
+def picked(x: View, axis: int, indices: NDArray[np.int64], emit: Emitter) -> View:
+    """Elements ``indices`` of the hub's ``axis``: neighbours together as SLICEs that are joined, or a GATHER where that takes too many."""
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+    layout = x.layout.of(tuple(len(indices) if held == axis else size for held, size in enumerate(x.shape)))
+    if len(runs) > _MOST_PARTS:
+        options = Options("GatherOptions", {"axis": x.layout.position(axis), "batchDims": 0})
+        return emit.run("GATHER", [x, emit.constant("indices", indices)], emit.like(x, layout, "picked"), options)
+    parts = [_part(x, axis, int(run[0]), len(run), emit) for run in runs]
+    return parts[0] if len(parts) == 1 else concatenated(parts, axis, emit.like(x, layout, "joined"), emit)
+
+
+def _part(x: View, axis: int, begin: int, count: int, emit: Emitter) -> View:
+    """``count`` elements of the hub's ``axis`` from ``begin`` on."""
+    if count == x.shape[axis]:
+        return x
+    layout = x.layout.of(tuple(count if held == axis else size for held, size in enumerate(x.shape)))
+    begins = emit.indices("begin", [begin if held == axis else 0 for held in x.layout.order])
+    inputs = [x, begins, emit.indices("size", layout.stored)]
+    return emit.run("SLICE", inputs, emit.like(x, layout, "part"), Options("SliceOptions"))
 
 
 def _pad_value(operation: Operation) -> Any:
@@ -184,3 +215,45 @@ def _paddings(operation: Operation) -> list[tuple[int, int]]:
     for index, axis in enumerate(axes):
         table[axis] = (pads[index], pads[len(axes) + index])
     return table
+
+
+def _count_fits(operation: Operation) -> Refusal:
+    source, count = operation.inputs[0], _integers(operation, 1)
+    assert source is not None and count is not None
+    axis = int(operation.attributes.get("axis", -1)) % source.rank
+    return None if 0 < count[0] <= source.shape[axis] else (f"k = {count[0]} of {source.shape[axis]} elements", "use 1 <= k <= the axis")
+
+
+def _ordered_type(operation: Operation) -> Refusal:
+    source = operation.inputs[0]
+    assert source is not None
+    return None if source.dtype != "bool" else ("TopK of bool has no kernel", "cast to int32 first")
+
+
+@lowers("TopK", honours={"axis", "largest", "sorted"}, objects=(constant_inputs(1), _count_fits, _ordered_type))
+def top_k(operation: Operation, emit: Emitter) -> list[View]:
+    """ONNX TopK-11 -> TOPK_V2 over the last stored axis, always sorted; of equals the first comes first in both.
+
+    The smallest are the largest of the negated tensor; whole numbers are mirrored as -1 - x, which has no overflow.
+    """
+    x, count = last_axis(emit.take(operation.inputs[0]), int(operation.attributes.get("axis", -1)), emit), _integers(operation, 1)
+    assert count is not None
+    is_smallest = not operation.attributes.get("largest", 1)
+    source = _mirrored(x, emit) if is_smallest else x
+    layout = x.layout.of(operation.outputs[0].shape)
+    values, indices = emit.like(x, layout, "largest"), emit.output(Operand("indices", layout.shape, "int32"), layout)
+    emit.run_many("TOPK_V2", [source, emit.indices("k", count[0])], [values, indices], Options("TopKV2Options"))
+    return [_mirrored(values, emit) if is_smallest else values, indices][: len(operation.outputs)]
+
+
+def _mirrored(x: View, emit: Emitter) -> View:
+    if x.tensor.dtype == "float32":
+        return emit.unary("NEG", x)
+    return emit.run("SUB", [emit.scalar(-1, x), x], emit.like(x, x.layout, "mirrored"), arithmetic("SUB"))
+
+
+def last_axis(x: View, axis: int, emit: Emitter) -> View:
+    """The tensor with the hub's ``axis`` last, where some kernels look."""
+    x = _unmerged(x, emit)
+    held = axis % len(x.shape)
+    return emit.ordered(x, (*(other for other in x.layout.order if other != held), held))

@@ -62,3 +62,18 @@ def depth_to_space(operation: Operation, emit: Emitter) -> View:
     split = emit.reshaped(x, (batch, depth, block, block, height, width))
     moved = View(split.tensor, split.layout.transposed((0, 1, 4, 2, 5, 3)), split.non_negative)
     return emit.reshaped(moved, operation.outputs[0].shape, operation.outputs[0].name)
+
+
+@lowers("SpaceToDepth", honours={"blocksize", "mode"}, objects=(ranks(4), attribute_is("mode", "DCR", "CRD")), integer=(equal_encodings,))
+def space_to_depth(operation: Operation, emit: Emitter) -> View:
+    """ONNX SpaceToDepth-13 -> SPACE_TO_DEPTH, which puts the place in a block before the channel (DCR); CRD is the same regrouped."""
+    x = emit.take(operation.inputs[0])
+    batch, channels, height, width = x.shape
+    block = int(operation.attributes["blocksize"])
+    if operation.attributes.get("mode", "DCR") == "DCR":
+        last = emit.image(x)
+        output = emit.output(operation.outputs[0], Layout(operation.outputs[0].shape, last.layout.order))
+        return emit.run("SPACE_TO_DEPTH", [last], output, Options("SpaceToDepthOptions", {"blockSize": block}))
+    split = emit.reshaped(x, (batch, channels, height // block, block, width // block, block))
+    moved = View(split.tensor, split.layout.transposed((0, 1, 3, 5, 2, 4)), split.non_negative)
+    return emit.reshaped(moved, operation.outputs[0].shape, operation.outputs[0].name)

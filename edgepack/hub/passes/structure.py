@@ -1,0 +1,145 @@
+"""Rewrites of the whole graph: functions, constants, sharing, names, shapes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgepack.hub.graph import OPSET, HubError, attribute, label
+from edgepack.hub.passes.editing import fingerprint, run_passes, set_attributes
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def inline(model: ir.Model) -> bool:
+    from onnx_ir.passes import common
+
+    return run_passes(model, common.InlinePass(), common.RemoveUnusedFunctionsPass(), common.RemoveUnusedOpsetsPass())
+
+
+def no_functions(model: ir.Model) -> str | None:
+    return f"{len(model.functions)} functions remain" if model.functions else None
+
+
+def embed_constants(model: ir.Model) -> bool:
+    from onnx_ir.passes import common
+
+    # The pass leaves constants of fewer than 16 elements alone unless told otherwise.
+    lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+    modified = run_passes(model, lift, common.RemoveInitializersFromInputsPass())
+    _refuse_constant_outputs(model)
+    return modified
+
+
+def _refuse_constant_outputs(model: ir.Model) -> None:
+    for value in model.graph.outputs:
+        producer = value.producer()
+        if value.is_initializer() or (producer is not None and producer.op_type == "Constant"):
+            raise HubError(f"output '{value.name}' is a constant, whatever the inputs are", "leave it out of the student's outputs")
+
+
+def no_constant_nodes(model: ir.Model) -> str | None:
+    left = [node for node in model.graph if node.op_type == "Constant"]
+    return f"{label(left[0])} is not an initializer" if left else None
+
+
+def fold_constants(model: ir.Model) -> bool:
+    """Everything computable from constants and static shapes; DequantizeLinear of a weight stays, it is the weight's encoding."""
+    from onnxscript import optimizer
+
+    before = fingerprint(model)
+    # onnxscript keeps ConstantOfShape for the sake of size; the shape arithmetic of TorchScript's exporter (nn.ZeroPad2d) hangs on it.
+    optimizer.optimize_ir(model, should_fold=lambda node: {"DequantizeLinear": False, "ConstantOfShape": True}.get(node.op_type))
+    embed_constants(model)
+    return fingerprint(model) != before
+
+
+def share_and_drop(model: ir.Model) -> bool:
+    from onnx_ir.passes import common
+
+    return run_passes(
+        model,
+        common.IdentityEliminationPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.DeduplicateInitializersPass(),
+        common.RemoveUnusedNodesPass(),
+        common.TopologicalSortPass(),
+    )
+
+
+def drop_unused(model: ir.Model) -> bool:
+    """Remove nodes and initializers that no output needs, such as real weights that codes replaced."""
+    from onnx_ir.passes import common
+
+    return run_passes(model, common.RemoveUnusedNodesPass())
+
+
+def strip_defaults(model: ir.Model) -> bool:
+    """Remove attributes that say what their absence says, so that a backend's table sees only what means something."""
+    changed = [_strip(node, name) for node in model.graph for name in list(node.attributes)]
+    return any(changed)
+
+
+def _strip(node: ir.Node, name: str) -> bool:
+    import onnx
+    from onnx import defs
+
+    schema = defs.get_schema(node.op_type, OPSET) if defs.has(node.op_type) else None
+    default = schema.attributes[name].default_value if schema is not None and name in schema.attributes else None
+    if default is None or default.type == onnx.AttributeProto.UNDEFINED:
+        return False
+    value = onnx.helper.get_attribute_value(default)
+    value = value.decode() if isinstance(value, bytes) else value
+    if attribute(node, name) != value:
+        return False
+    set_attributes(node, {name: None})
+    return True
+
+
+def drop_metadata(model: ir.Model) -> bool:
+    """Nothing of the machine that exported the model: stack traces, paths, notes."""
+    from onnx_ir.passes import common
+
+    run_passes(model, common.ClearMetadataAndDocStringPass())
+    return False
+
+
+def name_nodes(model: ir.Model) -> bool:
+    """Unique names made of the operator and its output."""
+    from onnx_ir.passes import common
+
+    for node in model.graph:
+        if not node.name:
+            node.name = f"{node.op_type}_{node.outputs[0].name}"
+    run_passes(model, common.NameFixPass())
+    return False
+
+
+def all_named(model: ir.Model) -> str | None:
+    names = [node.name for node in model.graph]
+    return None if all(names) and len(set(names)) == len(names) else "unique node names"
+
+
+def infer_shapes(model: ir.Model) -> bool:
+    from onnx_ir.passes import common
+
+    run_passes(model, common.ShapeInferencePass(), common.OutputFixPass())
+    _refuse_unknown_shapes(model)
+    return False
+
+
+def _refuse_unknown_shapes(model: ir.Model) -> None:
+    for node in model.graph:
+        unknown = next((value.name for value in node.outputs if value.name and (value.dtype is None or value.shape is None)), None)
+        if unknown:
+            raise HubError(
+                f"{label(node)}: how many dimensions '{unknown}' has is only known at run time", "give axes and shapes as constants"
+            )
+
+
+def all_typed(model: ir.Model) -> str | None:
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name and (value.dtype is None or value.shape is None):
+                return f"type and shape of '{value.name}' from {label(node)}"
+    return None
