@@ -83,7 +83,7 @@ def _by_operator(outcomes: Sequence[Outcome], used: Sequence[str]) -> list[Row]:
 
 
 def _share(tally: Tally) -> str:
-    return f"{tally.share:.0%}" if tally.compared else ""
+    return f"{tally.share:.1%}" if tally.compared else ""
 
 
 def _row(name: str, outcomes: Iterable[Outcome]) -> Row:

@@ -88,7 +88,7 @@ def test_a_wrong_case_of_an_operator_nobody_emits_still_fails_the_bar() -> None:
 def test_the_document_tells_every_refusal_of_an_operator_used() -> None:
     outcomes = [Outcome("a", "1", "refused", "has mode x", ("add",)), Outcome("a", "2", "pass", operators=("add", "mul"))]
     told = markdown(outcomes, ["add", "mul", "sub"], "9.0", 60)
-    assert "| add | 2 | 1 | 1 | 0 | 50% |" in told and "| sub | 0 | 0 | 0 | 0 |  |" in told
+    assert "| add | 2 | 1 | 1 | 0 | 50.0% |" in told and "| sub | 0 | 0 | 0 | 0 |  |" in told
     assert "| has mode x | 1 |" in told.partition("of the operators used\n")[2].partition("## By file")[0]
 
 
