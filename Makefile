@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint slow conformance conformance-mil distil bench clean
+.PHONY: demo test lint slow conformance conformance-mil distil bench bench-efficientnet clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgepack demo --out pack
@@ -40,6 +40,10 @@ distil: $(VENV)/.dev
 # What the README claims about cost: CPU-seconds of start-up and of the demo.
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cost.py
+
+# EfficientNet-Lite0 on real photographs: what each target keeps of it, and int8 against onnxruntime's own quantization.
+bench-efficientnet: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/efficientnet.py
 
 # torch comes first and exactly: any range lets pip choose a CUDA build of several GB.
 $(VENV)/.torch: constraints.txt

@@ -251,7 +251,7 @@ _HOSTILE = """</style><script>alert(1)</script>"'><img src=x onerror=alert(2)>${
 
 # Keys that are a user's or a machine's words, not the schema's; strings that are the schema's, not a user's.
 _FREE_KEYS = {"Conv", "onnx", "processor", "kernel"}
-_SCHEMA_WORDS = {"fp32", "w8a8", "host", "simulated"}
+_SCHEMA_WORDS = {"fp32", "w8a8", "host", "simulated", "top-1"}
 
 
 def _poisoned(value: Any) -> Any:
