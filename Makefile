@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint slow conformance conformance-mil distil bench bench-efficientnet clean
+.PHONY: demo test lint slow conformance conformance-mil distil segmentation bench bench-efficientnet bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgepack demo --out pack
@@ -37,6 +37,10 @@ conformance-mil: $(VENV)/.dev
 distil: $(VENV)/.dev
 	$(BIN)/python demo_app/students/digits/distil.py
 
+# Retrain the scenes student from scratch: about 12 CPU-minutes, deterministic.
+segmentation: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python demo_app/students/digit_scenes/distil.py
+
 # What the README claims about cost: CPU-seconds of start-up and of the demo.
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cost.py
@@ -44,6 +48,17 @@ bench: $(VENV)/.dev
 # EfficientNet-Lite0 on real photographs: what each target keeps of it, and int8 against onnxruntime's own quantization.
 bench-efficientnet: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/efficientnet.py
+
+# Speed of EfficientNet-Lite0 against litert-torch and litert-quantizer, which get an environment of their own (2.2 GB).
+PEERS := .venv-peers
+bench-peers: $(VENV)/.dev $(PEERS)/.done
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers/compare.py --peers $(PEERS)/bin/python
+
+$(PEERS)/.done: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet $(TORCH_ARGS) torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	touch $@
 
 # torch comes first and exactly: any range lets pip choose a CUDA build of several GB.
 $(VENV)/.torch: constraints.txt
@@ -60,4 +75,4 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) pack
+	rm -rf $(VENV) $(PEERS) pack

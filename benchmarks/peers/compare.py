@@ -1,0 +1,148 @@
+"""EfficientNet-Lite0 on this machine: our .tflite against litert-torch's and litert-quantizer's, our int8 .onnx against its fp32.
+
+    make bench-peers        (or: python benchmarks/peers/compare.py --peers PYTHON [--json])
+
+One thread, each pair interleaved ABBA in one process, p25 ratio with its moving-block bootstrap interval: the protocol of
+``edgepack.latency``. Truth kind ``host``: this machine is not a phone. Exit code 1 when a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+
+import edgepack
+from edgepack.latency import statistics
+from edgepack.latency.local import alone
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+STUDENT = ROOT / "demo_app/students/efficientnet_lite0/student.py:student"
+MANIFEST = ROOT / "calibration/efficientnet_photos.toml"
+TARGETS = ("android", "raspberry-pi-5")
+WARM_UP, PAIRS = 10, 300
+# The bars: not slower than a peer by more than 5 % at the upper end of the interval; int8 at least twice as fast as fp32 in ORT.
+SLOWER_AT_MOST, ORT_AT_MOST = 1.05, 0.5
+
+Query = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: ratio of p25, ours over theirs, with its 95 % interval."""
+
+    what: str
+    against: str
+    ratio: float
+    low: float
+    high: float
+    bar: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the upper end of the interval is within the bar."""
+        return self.high <= self.bar
+
+
+def tflite(path: Path) -> tuple[Query, str]:
+    """A query of one .tflite on one thread with the default delegate, and how it is partitioned."""
+    from edgepack.runner.litert import LiteRTSession
+
+    session = LiteRTSession(str(path), 1)
+    session.set_inputs({name: np.zeros(detail["shape"], detail["dtype"]) for name, detail in session._inputs.items()})
+    facts = session.describe()
+    return session.invoke, f"{facts['partitions']} partition(s), outside: {facts['outside'] or 'nothing'}"
+
+
+def onnx(path: Path) -> tuple[Query, str]:
+    """A query of one .onnx in ONNX Runtime on one thread."""
+    from edgepack.runner.ort import OrtSession
+
+    session = OrtSession(str(path), 1)
+    session.set_inputs({"image": np.zeros((1, 3, 224, 224), np.float32)})
+    return session.invoke, "ONNX Runtime"
+
+
+def interleaved(ours: Query, theirs: Query, pairs: int = PAIRS) -> tuple[np.ndarray, np.ndarray]:
+    """Nanoseconds of ``pairs`` queries each, in the order ABBA ABBA ..."""
+    for _ in range(WARM_UP):
+        ours()
+        theirs()
+    taken: tuple[list[int], list[int]] = ([], [])
+    for index in range(pairs):
+        for which in (0, 1) if index % 2 == 0 else (1, 0):
+            start = time.perf_counter_ns()
+            (ours, theirs)[which]()
+            taken[which].append(time.perf_counter_ns() - start)
+    return np.asarray(taken[0], np.float64), np.asarray(taken[1], np.float64)
+
+
+def row(what: str, against: str, ours: Query, theirs: Query, bar: float) -> Row:
+    """Time one pair, alone on this machine as far as other edgepacks go."""
+    with alone():
+        mine, other = interleaved(ours, theirs)
+    found = statistics.ratio(other, mine, statistics.ratio_quantile(1)).typical
+    return Row(what, against, found.value, found.low, found.high, bar)
+
+
+def compare(pack: Path, peers: Path) -> tuple[list[Row], dict[str, str]]:
+    """Every row, and how each .tflite was partitioned. The fastest of the quantizer's recipes is the one that counts."""
+    paths = {artifact.target + " " + artifact.scheme: pack / artifact.file.path for artifact in edgepack.load_pack(pack).artifacts}
+    fp32, w8a8 = tflite(paths["android fp32"]), tflite(paths["android w8a8"])
+    theirs = {path.stem: tflite(path) for path in sorted(peers.glob("*.tflite"))}
+    rows = [row("android fp32", "litert-torch fp32", fp32[0], theirs["fp32"][0], SLOWER_AT_MOST)]
+    recipes = [name for name in theirs if name.startswith("static_")]
+    against = [row("android w8a8", f"litert-quantizer {name}", w8a8[0], theirs[name][0], SLOWER_AT_MOST) for name in recipes]
+    rows += [max(against, key=lambda each: each.ratio)]
+    real, quantized = onnx(paths["raspberry-pi-5 fp32"]), onnx(paths["raspberry-pi-5 w8a8"])
+    rows += [row("raspberry-pi-5 w8a8", "its fp32", quantized[0], real[0], ORT_AT_MOST)]
+    rows += [row("android w8a8", "its fp32 (for information)", w8a8[0], fp32[0], np.inf)]
+    partitions = {"ours fp32": fp32[1], "ours w8a8": w8a8[1], **{name: facts for name, (_, facts) in theirs.items()}}
+    return rows, partitions
+
+
+def export_peers(python: Path, calibration: Path, out: Path) -> None:
+    """The peers' artifacts, calibrated on the samples our build calibrated on, in their own environment."""
+    from edgepack.calibration.readers import Samples
+
+    (images,) = Samples.open(calibration).arrays.values()
+    np.savez(out / "calibration.npz", images=images[:, 0])
+    subprocess.run([python, HERE / "litert.py", out / "calibration.npz", out], check=True, stdout=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--peers", type=Path, required=True, help="the python of the peers' environment")
+    parser.add_argument("--json", action="store_true", help="figures as JSON")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        pack, work, peers = (Path(scratch) / name for name in ("pack", "work", "peers"))
+        peers.mkdir()
+        edgepack.build(str(STUDENT), pack, targets=TARGETS, schemes=("fp32", "w8a8"), calibration=str(MANIFEST), latency="none", work=work)
+        export_peers(options.peers, work / "samples" / "calibration.npz", peers)
+        rows, partitions = compare(pack, peers)
+    if options.json:
+        print(json.dumps({"rows": [vars(each) for each in rows], "partitions": partitions}, indent=1))
+    else:
+        print(
+            *(f"{each.what} / {each.against}: {each.ratio:.3f} [{each.low:.3f}, {each.high:.3f}], bar {each.bar}" for each in rows),
+            sep="\n",
+        )
+        print(*(f"{name}: {facts}" for name, facts in partitions.items()), sep="\n")
+    return 0 if all(each.holds for each in rows) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
