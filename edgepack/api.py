@@ -50,6 +50,8 @@ def build(
     calibration: str | None = None,
     ranges: str = "minmax",
     bias_correction: bool = True,
+    fold_preprocessing: bool = False,
+    image_inputs: bool = False,
     metrics: Sequence[str] = (),
     latency: str = "quick",
     threads: int = 1,
@@ -67,6 +69,9 @@ def build(
         schemes: for every target; empty for fp32, and w8a8 as well when there is a calibration set.
         calibration: a manifest, or the name of a shipped one. Static schemes need it.
         ranges: "minmax" or "mse".
+        fold_preprocessing: let the artifacts take pixels 0..255 in place of normalized values; inputs keep their names, shapes and type.
+            The student needs a preprocessing, and the pack's says that it is folded.
+        image_inputs: let Core ML artifacts take the image as an image (a pixel buffer) in place of an array; folds the preprocessing.
         metrics: "file.py:function", called with (outputs by name, labels), returning a number.
         latency: a profile name ("quick", "smoke", "mlperf") or "none".
         limits: of every step; 600 s and 8 GiB by default.
@@ -87,6 +92,8 @@ def build(
     if threads < 1:
         raise RequestError(f"{threads} threads cannot run anything", "give 1 or more")
     own_codes = is_known_to_hold_codes(student)
+    folds = fold_preprocessing or image_inputs
+    _refuse_unfitting_images(chosen, folds and own_codes, image_inputs)
     request = BuildRequest(
         student=student,
         targets=chosen,
@@ -97,6 +104,8 @@ def build(
         metrics=tuple(metrics),
         has_evaluation=evaluation is not None,
         own_codes=own_codes,
+        fold_preprocessing=folds,
+        image_inputs=image_inputs,
         by_student=evaluation is not None and evaluation.labels_of_student,
         limits=limits or Limits(),
     )
@@ -113,6 +122,16 @@ def _targets(names: Sequence[str]) -> tuple[Target, ...]:
     if len(set(held)) < len(held):
         raise RequestError(f"two of the targets are called {max(held, key=held.count)}", "give each its own name in its .toml file")
     return chosen
+
+
+def _refuse_unfitting_images(targets: Sequence[Target], folds_codes: bool, image_inputs: bool) -> None:
+    """RequestError for images where no target has them, or pixels where the student's own codes are of something else."""
+    if image_inputs and not any(target.backend == "coreml" for target in targets):
+        raise RequestError("image inputs are Core ML's, and no target of this build is", "add -t ios, or leave --image-inputs out")
+    if folds_codes:
+        raise RequestError(
+            "the student carries codes of its own, those of its normalized input among them", "leave --fold-preprocessing out"
+        )
 
 
 def _by_default(target: Target) -> Sequence[str]:

@@ -50,6 +50,25 @@ class Finding(msgspec.Struct, frozen=True):
     message: str
 
 
+class ImageInput(msgspec.Struct, frozen=True):
+    """An input that holds an image.
+
+    Attributes:
+        colours: "RGB" or "GRAYSCALE".
+        height, width: in pixels.
+        mean, std: for each channel, in pixels 0 to 255: the input holds ``(pixel - mean) / std``, which for pixels is 0 and 1. A negative
+            std turns white into black.
+        value_range: smallest and largest value.
+    """
+
+    colours: str
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    value_range: tuple[float, float]
+
+
 class WriteOptions(msgspec.Struct, frozen=True):
     """What a writer is told beside the model.
 
@@ -60,6 +79,7 @@ class WriteOptions(msgspec.Struct, frozen=True):
         name, licence, labels: recorded in the artifact where the format has a place for them.
         image_inputs: inputs that the artifact takes as images of pixels 0 to 255, where the format has them: name -> "RGB" or
             "GRAYSCALE".
+        images: inputs that hold images, by name, for the artifact's metadata.
     """
 
     scheme: str
@@ -70,3 +90,4 @@ class WriteOptions(msgspec.Struct, frozen=True):
     licence: str = ""
     labels: tuple[str, ...] = ()
     image_inputs: dict[str, str] = {}
+    images: dict[str, ImageInput] = {}

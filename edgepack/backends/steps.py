@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from edgepack.arrays import load_arrays
-from edgepack.backends.artifact import WriteOptions
+from edgepack.backends.artifact import ImageInput, WriteOptions
 from edgepack.backends.registry import NEEDS_STATIC_SHAPES, backend
 from edgepack.backends.table import BackendError, Obstacle
 from edgepack.converter.step import Progress
@@ -19,15 +19,26 @@ from edgepack.student.spec import StudentDescription
 from edgepack.targets import Target
 
 
-def write(model: Path, student: Path, example: Path, target: dict[str, Any], scheme: str, out: Path, progress: Progress) -> None:
+def write(
+    model: Path,
+    student: Path,
+    example: Path,
+    target: dict[str, Any],
+    scheme: str,
+    out: Path,
+    progress: Progress,
+    image_inputs: bool = False,
+) -> None:
     """Write the artifact with artifact.json (its description) and findings.json (its lint, from disk).
 
     Args:
         model: the hub, or the quantized hub of ``scheme``.
         target: fields of ``targets.Target``.
+        image_inputs: let the format's own images be the inputs that hold pixels, where it has such.
     """
     goal = msgspec.convert(target, Target)
     described = msgspec.json.decode(student.read_bytes(), type=StudentDescription)
+    images = _images(described)
     options = WriteOptions(
         scheme=scheme,
         input_layouts={spec.name: spec.layout for spec in described.inputs},
@@ -36,6 +47,8 @@ def write(model: Path, student: Path, example: Path, target: dict[str, Any], sch
         name=described.name,
         licence=described.licence,
         labels=described.labels,
+        image_inputs={name: image.colours for name, image in images.items()} if image_inputs else {},
+        images=images,
     )
     _refuse_own_codes(model, scheme)
     writer = backend(goal.backend)
@@ -46,6 +59,17 @@ def write(model: Path, student: Path, example: Path, target: dict[str, Any], sch
     (out / "artifact.json").write_bytes(msgspec.json.encode(written))
     (out / "findings.json").write_bytes(msgspec.json.encode(findings))
     progress(2, 2)
+
+
+def _images(student: StudentDescription) -> dict[str, ImageInput]:
+    """The input that holds an image, by name."""
+    held = student.preprocessing
+    if held is None or len(student.inputs) != 1:
+        return {}
+    factor, shift = held.affine
+    mean, std = (tuple(map(float, each)) for each in (0.0 - shift / factor, 1 / factor))
+    colours = "GRAYSCALE" if held.channels == 1 else "RGB"
+    return {student.inputs[0].name: ImageInput(colours, held.height, held.width, mean, std, held.value_range)}
 
 
 def _refuse_own_codes(model: Path, scheme: str) -> None:

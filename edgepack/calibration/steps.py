@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from edgepack.arrays import load_arrays
 from edgepack.calibration.checks import checked, refuse_overlap, set_digest
 from edgepack.calibration.manifest import CalibrationSet
+from edgepack.calibration.observe import Range
+from edgepack.calibration.pixels import pixels_of
 from edgepack.calibration.readers import Request, Samples, read
 from edgepack.converter.step import Progress
 from edgepack.pack.manifest import CalibrationRecord
-from edgepack.student.spec import StudentDescription
+from edgepack.student.spec import LARGEST_PIXEL, StudentDescription
 
 # Golden inputs that a pack carries: enough for a stable SQNR, few enough to stay small (DESIGN: 16 parity samples).
 GOLDEN_SAMPLES = 16
@@ -23,15 +25,20 @@ GOLDEN_SAMPLES = 16
 _DRAWN_SAMPLES = 3
 
 
-def collect(student: Path, manifest: Path, out: Path, progress: Progress) -> None:
-    """Read and check a manifest's samples: calibration.npz, evaluation.npz (when there is one), golden.npz, samples.json."""
+def collect(student: Path, manifest: Path, out: Path, progress: Progress, as_pixels: bool = False) -> None:
+    """Read and check a manifest's samples: calibration.npz, evaluation.npz (when there is one), golden.npz, samples.json.
+
+    Args:
+        as_pixels: for a model that its preprocessing is part of. Sources say what they say without; the pixels behind it are written.
+    """
     described = msgspec.json.decode(student.read_bytes(), type=StudentDescription)
     given = CalibrationSet.load(manifest)
     sets: dict[str, Samples] = {}
     for kind, source in {"calibration": given.calibration, "evaluation": given.evaluation}.items():
         if source is not None:
             request = Request(source, manifest.resolve().parent, described, described.preprocessing, progress)
-            sets[kind] = checked(read(request), described.inputs, len(described.labels), kind)
+            held = checked(read(request), described.inputs, len(described.labels), kind)
+            sets[kind] = pixels_of(held, described, kind) if as_pixels else held
             sets[kind].save(out / f"{kind}.npz")
     calibration, evaluation = sets["calibration"], sets.get("evaluation")
     if evaluation is not None:
@@ -48,14 +55,23 @@ def _golden(samples: Samples) -> Samples:
     return samples.take(np.linspace(0, samples.count - 1, count).round().astype(int).tolist())
 
 
-def draw(student: Path, example: Path, out: Path, progress: Progress) -> None:
-    """Golden inputs for a build without a calibration set: the example and inputs drawn like it (golden.npz)."""
+def draw(student: Path, example: Path, out: Path, progress: Progress, as_pixels: bool = False) -> None:
+    """Golden inputs for a build without a calibration set: the example and inputs drawn like it (golden.npz).
+
+    Args:
+        as_pixels: for a model that its preprocessing is part of: the images of whole pixels nearest to them.
+    """
     described = msgspec.json.decode(student.read_bytes(), type=StudentDescription)
     random = np.random.default_rng(0)
     examples = load_arrays(example)
     arrays = {spec.name: np.stack(_like(examples[spec.name], spec.value_range, random)) for spec in described.inputs}
-    Samples(arrays).save(out / "golden.npz")
+    Samples(_nearest_pixels(arrays, described) if as_pixels else arrays).save(out / "golden.npz")
     progress(1, 1)
+
+
+def _nearest_pixels(arrays: dict[str, NDArray[Any]], student: StudentDescription) -> dict[str, NDArray[Any]]:
+    layout = student.inputs[0].layout or "NCHW"
+    return {name: student.image_preprocessing.pixels_of(values, layout) for name, values in arrays.items()}
 
 
 def _like(example: NDArray[Any], value_range: tuple[float, float] | None, random: np.random.Generator) -> list[NDArray[Any]]:
@@ -69,11 +85,18 @@ def _like(example: NDArray[Any], value_range: tuple[float, float] | None, random
     return [example, *(array.astype(example.dtype) for array in drawn)]
 
 
-def observe(hub: Path, calibration: Path, out: Path, progress: Progress) -> None:
-    """Ranges of every real-valued tensor of the hub (ranges.json)."""
+def observe(hub: Path, calibration: Path, out: Path, progress: Progress, pixels: Path | None = None) -> None:
+    """Ranges of every real-valued tensor of the hub (ranges.json).
+
+    Args:
+        pixels: pixels.json of a hub that takes pixels: their range is 0..255 whatever the samples hold, so that codes are the pixels.
+    """
     import onnx
 
     from edgepack.calibration.observe import observe as observe_ranges
 
     ranges = observe_ranges(onnx.load(hub), Samples.open(calibration), progress)
+    if pixels is not None:
+        (spec,) = msgspec.json.decode(pixels.read_bytes(), type=StudentDescription).inputs
+        ranges.tensors[spec.name] = Range(0.0, LARGEST_PIXEL, 0.0, LARGEST_PIXEL)
     (out / "ranges.json").write_bytes(msgspec.json.format(msgspec.json.encode(ranges), indent=1))

@@ -33,6 +33,10 @@ def command(
     out: OutOption = Path("pack"),
     ranges: Annotated[str, typer.Option(help="How observed ranges become encodings: minmax or mse.")] = "minmax",
     bias_correction: Annotated[bool, typer.Option(help="Correct int8 biases layer after layer.")] = True,
+    fold_preprocessing: Annotated[
+        bool, typer.Option("--fold-preprocessing", help="Artifacts take pixels 0..255: scale, mean and std are in them.")
+    ] = False,
+    image_inputs: Annotated[bool, typer.Option("--image-inputs", help="Core ML takes an image; implies --fold-preprocessing.")] = False,
     metric: Annotated[list[str] | None, typer.Option(help="Your own metric, file.py:function(outputs, labels) -> number; repeat.")] = None,
     latency: LatencyOption = "quick",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime while timing.")] = 1,
@@ -55,6 +59,8 @@ def command(
             calibration=calibration,
             ranges=ranges,
             bias_correction=bias_correction,
+            fold_preprocessing=fold_preprocessing,
+            image_inputs=image_inputs,
             metrics=metric or (),
             latency=latency,
             threads=threads,

@@ -13,6 +13,9 @@ from edgepack.converter.step import Limits, Output, Step
 from edgepack.quantize.scheme import Scheme
 from edgepack.targets import Target
 
+# Bits of a weight.
+_INT8 = 8
+
 
 @dataclass(frozen=True)
 class BuildRequest:
@@ -27,6 +30,8 @@ class BuildRequest:
         metrics: "file.py:function" of the user's own metrics.
         has_evaluation: whether the manifest names an evaluation set; by_student: whether the student's classes stand in for its labels.
         own_codes: whether the student is known to carry Q/DQ of its own, which static schemes keep without any calibration.
+        fold_preprocessing: whether the artifacts take pixels, the student's preprocessing being part of them; image_inputs: whether
+            they take them as an image where the format has one.
         limits: of every step.
     """
 
@@ -40,7 +45,15 @@ class BuildRequest:
     has_evaluation: bool = False
     by_student: bool = False
     own_codes: bool = False
+    fold_preprocessing: bool = False
+    image_inputs: bool = False
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def has_narrow_weights(self) -> bool:
+        """Whether int8 weights get fp16 scales."""
+        asked = {scheme for target in self.targets if target.computes_in_half for scheme in self.schemes[target.name]}
+        return any(Scheme.parse(scheme).weight_bits == _INT8 for scheme in asked)
 
 
 @dataclass(frozen=True)
@@ -59,11 +72,15 @@ class Build:
     """The steps of a build, by role; ``plan`` is all of them, checked.
 
     Attributes:
+        described: the student that the artifacts are of, whose preprocessing may be part of them.
+        canonical: the student's hub; hub: the one that artifacts are written from, the same or with preprocessing in it.
         quantized: by scheme, the steps that write a quantized hub.
         halves: what fp16 leaves of the student, by whether the target computes in it (else its weights alone are halves).
     """
 
     capture: Step
+    described: Output
+    canonical: Step
     hub: Step
     samples: Step
     reference: Step
@@ -75,7 +92,8 @@ class Build:
     @property
     def plan(self) -> Plan:
         """Every step, checked and in order."""
-        shared = [self.capture, self.hub, self.samples, self.reference, *([self.observe] if self.observe else [])]
+        hubs = [self.canonical, *([self.hub] if self.hub is not self.canonical else [])]
+        shared = [self.capture, *hubs, self.samples, self.reference, *([self.observe] if self.observe else [])]
         shared += [*self.quantized.values(), *self.halves.values()]
         own = [step for branch in self.branches for step in (branch.write, branch.run, branch.judge)]
         return Plan.of([*shared, *own])
@@ -93,23 +111,34 @@ def inspection(student: str, backends: Sequence[str], limits: Limits, manifest: 
 def pipeline(request: BuildRequest) -> Build:
     """The steps of a build."""
     limits = request.limits
-    capture = _capture(request.student, request.manifest, limits)
-    hub = _hub(capture, limits)
+    capture = _capture(request.student, request.manifest, limits, request.fold_preprocessing)
+    canonical = _hub(capture, limits)
+    hub = _folded(request, canonical, capture) if request.fold_preprocessing else canonical
+    described = capture["pixels.json" if request.fold_preprocessing else "student.json"]
     samples = _samples(request, capture)
-    reference = _reference(request, samples)
+    reference = _reference(request, samples, capture)
     asked = sorted({scheme for chosen in request.schemes.values() for scheme in chosen})
     static = any(Scheme.parse(scheme).is_static for scheme in asked)
-    observe = _observe(hub, samples, limits) if static and request.manifest is not None and not request.own_codes else None
+    observe = _observe(request, hub, samples, described) if static and request.manifest is not None and not request.own_codes else None
     quantized = {scheme: step for scheme in asked if (step := _quantize(scheme, request, hub, observe, samples)) is not None}
     halves = {target.computes_in_half: _half(target.computes_in_half, request, hub, samples) for target in _targets_of("fp16", request)}
+    sources = _Sources(described, capture["example.npz"], samples, reference)
     branches = tuple(
-        _branch(
-            request, target, _Model(scheme, quantized.get(scheme, hub), halves.get(target.computes_in_half)), capture, samples, reference
-        )
+        _branch(request, target, _Model(scheme, quantized.get(scheme, hub), halves.get(target.computes_in_half)), sources)
         for target in request.targets
         for scheme in request.schemes[target.name]
     )
-    return Build(capture, hub, samples, reference, observe, quantized, halves, branches)
+    return Build(capture, described, canonical, hub, samples, reference, observe, quantized, halves, branches)
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """What every artifact is written and judged from beside its model."""
+
+    described: Output
+    example: Output
+    samples: Step
+    reference: Step
 
 
 @dataclass(frozen=True)
@@ -136,10 +165,11 @@ def _targets_of(scheme: str, request: BuildRequest) -> list[Target]:
     return [target for target in request.targets if scheme in request.schemes[target.name]]
 
 
-def _capture(student: str, manifest: Path | None, limits: Limits) -> Step:
+def _capture(student: str, manifest: Path | None, limits: Limits, fold_preprocessing: bool = False) -> Step:
     inputs = {"manifest": manifest} if manifest is not None else {}
-    outputs = ("captured.onnx", "student.json", "example.npz")
-    return Step("capture", "edgepack.student.steps:capture", inputs, {"student": student}, outputs, limits)
+    outputs = ("captured.onnx", "student.json", "example.npz", *(("pixels.json",) if fold_preprocessing else ()))
+    parameters = {"student": student, "fold_preprocessing": fold_preprocessing}
+    return Step("capture", "edgepack.student.steps:capture", inputs, parameters, outputs, limits)
 
 
 def _hub(capture: Step, limits: Limits) -> Step:
@@ -147,26 +177,33 @@ def _hub(capture: Step, limits: Limits) -> Step:
     return Step("hub", "edgepack.hub.steps:canonicalize", inputs, {}, ("model.onnx", "notes.json"), limits)
 
 
+def _folded(request: BuildRequest, hub: Step, capture: Step) -> Step:
+    inputs = {"hub": hub["model.onnx"], "notes": hub["notes.json"], "student": capture["student.json"]}
+    parameters = {"absorb": not request.has_narrow_weights}
+    return Step("fold preprocessing", "edgepack.hub.steps:fold", inputs, parameters, ("model.onnx", "notes.json"), request.limits)
+
+
 def _samples(request: BuildRequest, capture: Step) -> Step:
-    student = capture["student.json"]
+    student, parameters = capture["student.json"], {"as_pixels": request.fold_preprocessing}
     if request.manifest is None:
         inputs = {"student": student, "example": capture["example.npz"]}
-        return Step("samples", "edgepack.calibration.steps:draw", inputs, {}, ("golden.npz",), request.limits)
+        return Step("samples", "edgepack.calibration.steps:draw", inputs, parameters, ("golden.npz",), request.limits)
     outputs = ("calibration.npz", "golden.npz", "samples.json", *(("evaluation.npz",) if request.has_evaluation else ()))
-    return Step(
-        "samples", "edgepack.calibration.steps:collect", {"student": student, "manifest": request.manifest}, {}, outputs, request.limits
-    )
+    sources: dict[str, Output | Path] = {"student": student, "manifest": request.manifest}
+    return Step("samples", "edgepack.calibration.steps:collect", sources, parameters, outputs, request.limits)
 
 
-def _reference(request: BuildRequest, samples: Step) -> Step:
+def _reference(request: BuildRequest, samples: Step, capture: Step) -> Step:
     inputs = {"golden": samples["golden.npz"], **({"evaluation": samples["evaluation.npz"]} if request.has_evaluation else {})}
+    inputs |= {"folded": capture["student.json"]} if request.fold_preprocessing else {}
     outputs = ("golden_outputs.npz", "golden_reference.npz", *(("evaluation_outputs.npz",) if request.has_evaluation else ()))
     return Step("reference", "edgepack.student.steps:reference", inputs, {"student": request.student}, outputs, request.limits)
 
 
-def _observe(hub: Step, samples: Step, limits: Limits) -> Step:
+def _observe(request: BuildRequest, hub: Step, samples: Step, described: Output) -> Step:
     inputs = {"hub": hub["model.onnx"], "calibration": samples["calibration.npz"]}
-    return Step("calibrate", "edgepack.calibration.steps:observe", inputs, {}, ("ranges.json",), limits)
+    inputs |= {"pixels": described} if request.fold_preprocessing else {}
+    return Step("calibrate", "edgepack.calibration.steps:observe", inputs, {}, ("ranges.json",), request.limits)
 
 
 def _quantize(scheme: str, request: BuildRequest, hub: Step, observe: Step | None, samples: Step) -> Step | None:
@@ -193,11 +230,11 @@ def _half(computes: bool, request: BuildRequest, hub: Step, samples: Step) -> St
     return Step(name, "edgepack.quantize.steps:half", inputs, {"computes": computes}, ("simulated.npz",), request.limits)
 
 
-def _branch(request: BuildRequest, target: Target, model: _Model, capture: Step, samples: Step, reference: Step) -> Branch:
-    scheme = model.scheme
+def _branch(request: BuildRequest, target: Target, model: _Model, given: _Sources) -> Branch:
+    scheme, samples, reference = model.scheme, given.samples, given.reference
     goal, name, limits = msgspec.to_builtins(target), f"{target.name} {scheme}", request.limits
-    sources = {"model": model.hub["model.onnx"], "student": capture["student.json"], "example": capture["example.npz"]}
-    parameters = {"target": goal, "scheme": scheme}
+    sources = {"model": model.hub["model.onnx"], "student": given.described, "example": given.example}
+    parameters = {"target": goal, "scheme": scheme, "image_inputs": request.image_inputs}
     write = Step(f"{name}: write", "edgepack.backends.steps:write", sources, parameters, ("artifact.json", "findings.json"), limits)
     run = _run(request, name, write, samples)
     compared: dict[str, Output | Path] = {

@@ -36,21 +36,25 @@ class Affine:
     shift: NDArray[np.float64]
 
 
-def fold_preprocessing(model: ir.Model, affine: Affine, layout: str) -> str:
+def fold_preprocessing(model: ir.Model, affine: Affine, layout: str, absorb: bool = True) -> str:
     """Let the single input of a canonical hub take pixels; the input keeps its name, shape and type. The model is changed.
 
     Args:
         layout: of the input, "NCHW" or "NHWC".
+        absorb: whether weights may become smaller by the factor, 255 times the standard deviation. Not where int8 weights get fp16
+            scales: the smallest of those, 2^-14, is more than a code of 1/255 * 0.5 / 127.
 
     Returns:
         What was done, for the report.
 
     Raises:
-        HubError: the model has several inputs, or one that is no float32 image of C channels.
+        HubError: the model has several inputs, one that is no float32 image of C channels, or codes of its own.
     """
     pixels = _image_input(model, len(affine.factor), layout)
+    if (affine.factor == 1).all() and not affine.shift.any():
+        return "takes pixels 0 to 255, as the student does"
     value = pixels if layout == "NCHW" else _as_channels_first(pixels)
-    conv = _absorbing_conv(value, affine) if value is not None else None
+    conv = _absorbing_conv(value, affine) if absorb and value is not None else None
     if conv is not None:
         _absorb(model.graph, conv, affine)
         done = f"preprocessing is in the weights of {label(conv)}"
@@ -73,6 +77,8 @@ def _image_input(model: ir.Model, channels: int, layout: str) -> ir.Value:
         raise HubError(f"input '{value.name}' {dtype_name(value)}{sizes} is no {layout} image of {channels} channels", _HINT)
     if value.is_graph_output():
         raise HubError(f"input '{value.name}' is also an output, which preprocessing would change", _HINT)
+    if any(node.op_type == "QuantizeLinear" for node in model.graph):
+        raise HubError("the student carries codes of its own, those of its input among them", _HINT)
     return value
 
 
@@ -118,7 +124,7 @@ def _absorb(graph: ir.Graph, conv: ir.Node, affine: Affine) -> None:
 
 
 def _of_weight(channels: NDArray[np.float64], shape: tuple[int, ...], groups: int) -> NDArray[np.float64]:
-    """Numbers by input channel as they apply to a weight (C_out, C_in / groups, ...): output channel m reads group m // (C_out / groups)."""
+    """Numbers by input channel as a weight (C_out, C_in / groups, ...) meets them: output m reads group m // (C_out / groups)."""
     per_group = channels.reshape(groups, shape[1])
     return np.repeat(per_group, shape[0] // groups, axis=0).reshape(shape[0], shape[1], *[1] * (len(shape) - 2))
 

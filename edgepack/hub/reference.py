@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def _cannot(error: Exception) -> HubError:
 def _evaluator(model: onnx.ModelProto) -> Any:
     from onnx.reference import ReferenceEvaluator
 
-    own = [_grouped_conv_transpose(), _inference_batch_normalization(), _cropping_pad(), _padded_lp_pool(), _global_lp_pool()]
+    own = [_grouped_conv_transpose(), _inference_batch_normalization(), _cropping_pad(), *_pools(), _global_lp_pool(), _global_max_pool()]
     return ReferenceEvaluator(_promote(model), new_ops=own)
 
 
@@ -127,24 +127,63 @@ def _cropping_pad() -> Any:
     return Pad
 
 
-def _padded_lp_pool() -> Any:
-    """LpPool by ONNX LpPool-18, padding as zeros: onnx 1.23's own averages over elements, then multiplies by the whole window."""
+def _pools() -> list[Any]:
+    """LpPool, MaxPool and AveragePool by their definitions (ONNX LpPool-18, MaxPool-12, AveragePool-19).
+
+    onnx 1.23's own LpPool averages over elements, then multiplies by the whole window; its MaxPool gives wrong shapes with auto_pad and
+    stops at some windows that begin beyond the input; its AveragePool stops at auto_pad with ceil_mode. MaxPool with indices is onnx's.
+    """
     from onnx.reference.op_run import OpRun
+    from onnx.reference.ops import op_max_pool
+
+    newest: Any = op_max_pool.MaxPool
 
     class LpPool(OpRun):
         def _run(self, x: Any, p: Any = 2, kernel_shape: Any = None, **options: Any) -> Any:
-            begins, outs, strides, dilations = _lp_geometry(x.shape[2:], kernel_shape, options)
-            # Zeros enough for any overhang at the end; slices take what they need of them.
-            spare = [s * (out + 1) + k * d for s, out, k, d in zip(strides, outs, kernel_shape, dilations, strict=True)]
-            powers = np.pad(np.abs(x) ** p, [(0, 0), (0, 0), *zip(begins, spare, strict=True)])
-            total = np.zeros((*x.shape[:2], *outs))
-            for tap in np.ndindex(*kernel_shape):
-                starts = [index * dilation for index, dilation in zip(tap, dilations, strict=True)]
-                cut = [slice(start, start + out * stride, stride) for start, out, stride in zip(starts, outs, strides, strict=True)]
-                total += powers[(slice(None), slice(None), *cut)]
+            total = sum(_taps(np.abs(x) ** p, kernel_shape, options, 0.0, 0.0))
             return (np.asarray(total ** (1 / p), x.dtype),)
 
-    return LpPool
+    class MaxPool(newest):  # type: ignore[misc]
+        def _run(self, x: Any, kernel_shape: Any = None, **options: Any) -> Any:
+            if len(self.onnx_node.output) > 1:
+                return newest._run(self, x, kernel_shape=kernel_shape, **options)
+            lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+            return (np.asarray(np.max(list(_taps(x, kernel_shape, options, lowest, lowest)), axis=0), x.dtype),)
+
+    class AveragePool(OpRun):
+        def _run(self, x: Any, kernel_shape: Any = None, count_include_pad: Any = 0, **options: Any) -> Any:
+            total = sum(_taps(x, kernel_shape, options, 0.0, 0.0))
+            # What ceil_mode reaches beyond the padding is never counted.
+            counts = sum(_taps(np.ones(x.shape), kernel_shape, options, float(count_include_pad or 0), 0.0))
+            return (np.asarray(total / counts, x.dtype),)
+
+    return [LpPool, MaxPool, AveragePool]
+
+
+def _taps(x: Any, kernel: Any, options: Mapping[str, Any], padding: float, overhang: float) -> Iterator[NDArray[Any]]:
+    """What each position of a window sees of (N, C, *spatial) data, every output at once: (N, C, *outputs), a position after the other."""
+    begins, ends, outs, strides, dilations = _window_geometry(x.shape[2:], kernel, options)
+    spans = [
+        stride * (out - 1) + dilation * (size - 1) + 1 for stride, out, dilation, size in zip(strides, outs, dilations, kernel, strict=True)
+    ]
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(begins, ends, strict=True)], constant_values=padding)
+    spare = [max(span - size, 0) for span, size in zip(spans, padded.shape[2:], strict=True)]
+    padded = np.pad(padded, [(0, 0), (0, 0), *((0, extra) for extra in spare)], constant_values=overhang)
+    for tap in np.ndindex(*kernel):
+        starts = [index * dilation for index, dilation in zip(tap, dilations, strict=True)]
+        cut = [slice(start, start + stride * (out - 1) + 1, stride) for start, out, stride in zip(starts, outs, strides, strict=True)]
+        yield padded[(slice(None), slice(None), *cut)]
+
+
+def _global_max_pool() -> Any:
+    """GlobalMaxPool by ONNX GlobalMaxPool-1: onnx 1.23's own gives one axis too many or too few where there are not two axes of space."""
+    from onnx.reference.op_run import OpRun
+
+    class GlobalMaxPool(OpRun):
+        def _run(self, x: Any) -> Any:
+            return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+    return GlobalMaxPool
 
 
 def _global_lp_pool() -> Any:
@@ -159,21 +198,22 @@ def _global_lp_pool() -> Any:
     return GlobalLpPool
 
 
-def _lp_geometry(sizes: Any, kernel: Any, options: Mapping[str, Any]) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Padding at the start, output sizes, strides and dilations of a pool, an axis each; auto_pad as ONNX Conv-11 has it."""
+def _window_geometry(sizes: Any, kernel: Any, options: Mapping[str, Any]) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
+    """Padding at the start and end, output sizes, strides and dilations of a pool, an axis each; auto_pad as ONNX Conv-11 has it."""
     from onnx.reference.ops.op_pool_common import get_output_shape_explicit_padding
 
-    ones = [1] * len(sizes)
+    ones, count = [1] * len(sizes), len(sizes)
     strides, dilations = list(options.get("strides") or ones), list(options.get("dilations") or ones)
-    mode, pads = options.get("auto_pad") or "NOTSET", list(options.get("pads") or [0] * 2 * len(sizes))
+    mode, pads = options.get("auto_pad") or "NOTSET", list(options.get("pads") or [0] * 2 * count)
     if mode in ("NOTSET", "VALID"):
-        pads = pads if mode == "NOTSET" else [0] * len(pads)
+        pads = pads if mode == "NOTSET" else [0] * 2 * count
         outs, _ = get_output_shape_explicit_padding(pads, sizes, kernel, strides, dilations, bool(options.get("ceil_mode")))
-        return pads[: len(sizes)], list(outs), strides, dilations
+        return pads[:count], pads[count:], list(outs), strides, dilations
     outs = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
     spans = [(out - 1) * s + (k - 1) * d + 1 for out, s, k, d in zip(outs, strides, kernel, dilations, strict=True)]
     totals = [max(span - size, 0) for span, size in zip(spans, sizes, strict=True)]
-    return [total // 2 if mode == "SAME_UPPER" else total - total // 2 for total in totals], list(outs), strides, dilations
+    begins = [total // 2 if mode == "SAME_UPPER" else total - total // 2 for total in totals]
+    return begins, [total - begin for total, begin in zip(totals, begins, strict=True)], list(outs), strides, dilations
 
 
 def _promote(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -11,6 +11,8 @@ import msgspec
 from edgepack.arrays import load_arrays
 from edgepack.converter.step import Progress
 from edgepack.hub.canonical import canonicalize as to_canonical
+from edgepack.hub.preprocess import Affine, fold_preprocessing
+from edgepack.student.spec import StudentDescription
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,6 +37,27 @@ def canonicalize(captured: Path, example: Path, out: Path, progress: Progress) -
     onnx.save(proto, out / "model.onnx")
     notes = tuple(f"rewritten: {name}" for name in canonical.rewrites)
     (out / "notes.json").write_bytes(msgspec.json.encode(HubNotes(operator_counts(canonical.model), notes)))
+
+
+def fold(hub: Path, notes: Path, student: Path, absorb: bool, out: Path, progress: Progress) -> None:
+    """Write model.onnx, the hub with the student's preprocessing in it, and notes.json.
+
+    Args:
+        notes: notes.json of the hub.
+        absorb: as ``fold_preprocessing`` has it.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    described = msgspec.json.decode(student.read_bytes(), type=StudentDescription)
+    held = msgspec.json.decode(notes.read_bytes(), type=HubNotes)
+    model = ir.load(hub)
+    done = fold_preprocessing(model, Affine(*described.image_preprocessing.affine), described.inputs[0].layout or "NCHW", absorb)
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, out / "model.onnx")
+    (out / "notes.json").write_bytes(msgspec.json.encode(HubNotes(operator_counts(model), (*held.notes, done))))
+    progress(1, 1)
 
 
 def operator_counts(model: ir.Model) -> dict[str, int]:

@@ -52,7 +52,7 @@ class Assembler:
             schema=SCHEMA,
             edgepack=edgepack.__version__,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            student=self._read(build.capture["student.json"], StudentDescription),
+            student=self._read(build.described, StudentDescription),
             hubs=tuple(self._hubs()),
             calibration=self._calibration(),
             ranges=self._copy(build.observe["ranges.json"], "hub/ranges.json") if build.observe else None,

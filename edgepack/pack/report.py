@@ -168,7 +168,7 @@ def gaps(pack: Pack) -> tuple[Gap, ...]:
     ]
     unscored = [("Accuracy", "no labelled evaluation samples were given", artifact) for artifact in artifacts if artifact.accuracy is None]
     tails = [gap for artifact in artifacts if artifact.latency is not None for gap in _missing_quantiles(artifact, artifact.latency)]
-    return _grouped([*elsewhere, *untimed, *no_speed, *interpreted, *unscored, *tails])
+    return _grouped([*elsewhere, *untimed, *no_speed, *_missing_ratios(artifacts), *interpreted, *unscored, *tails])
 
 
 def _view(pack: Pack) -> dict[str, Any]:
@@ -316,6 +316,21 @@ def _missing_quantiles(artifact: ArtifactRecord, latency: Latency) -> list[tuple
         for q, estimate in held.items()
         if estimate is None and latency.truth in _TIMES_ARE_SPEEDS
     ]
+
+
+def _missing_ratios(artifacts: Sequence[ArtifactRecord]) -> list[tuple[str, str, ArtifactRecord]]:
+    """Artifacts with a time of their own and none against fp32."""
+    timed = {artifact.target for artifact in artifacts if artifact.scheme == "fp32" and artifact.latency is not None}
+    alone, short = "no fp32 artifact of the target was timed in the same run", "too few samples for an interval, or a timer that reads 0"
+    return [
+        ("Time against fp32", short if artifact.target in timed else alone, artifact)
+        for artifact in artifacts
+        if artifact.scheme != "fp32" and artifact.latency is not None and _lacks_ratio(artifact.latency)
+    ]
+
+
+def _lacks_ratio(latency: Latency) -> bool:
+    return latency.truth in _TIMES_ARE_SPEEDS and latency.ratio_to_fp32 is None
 
 
 def _grouped(found: Iterable[tuple[str, str, ArtifactRecord]]) -> tuple[Gap, ...]:

@@ -18,7 +18,16 @@ from edgepack.calibration.observe import Ranges
 from edgepack.errors import InputError
 from edgepack.hub.graph import constant
 from edgepack.quantize.encoding import Encoding
-from edgepack.quantize.placement import FIXED_OUTPUT, LINEAR, SAME_ENCODING, activation_inputs, fuses
+from edgepack.quantize.placement import (
+    FIXED_OUTPUT,
+    FUNCTIONS,
+    LINEAR,
+    SAME_ENCODING,
+    activation_inputs,
+    codes_arrive,
+    ends_as_output,
+    fuses,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,6 +36,9 @@ if TYPE_CHECKING:
 SMALLEST_FP16_NORMAL = 2.0**-14
 # Half of what int32 holds: the other half is room for bias correction and for the rounding of scales.
 _LARGEST_BIAS_CODE = 2**30
+# What joining tensors may cost the narrowest of them at the edge of the graph, where real numbers cost nothing: two of its eight bits. A
+# detector that joins coordinates in pixels with scores of a few units would otherwise read zero for every score.
+_WIDEST_JOIN = 2.0**2
 # TFLite: logistic.cc and tanh prepare demand 1/256 with int8 zero point -128, and 1/128 with 0; as uint8 codes these are 0 and 128.
 PRESCRIBED = {"Sigmoid": (1 / 256, 0), "Tanh": (1 / 128, 128)}
 
@@ -111,13 +123,38 @@ def _tied(nodes: Iterable[ir.Node], ranges: Ranges, demands: Demands, real: dict
     """The nodes that can be tied and the groups they tie; why a node cannot goes into ``real``."""
     ties = _Ties(lambda name: _bounds(name, ranges, demands.method))
     kept: list[ir.Node] = []
+    held: set[int] = set()
     for node in nodes:
-        clash = ties.add(node)
+        clash = _is_unfed(node, held) or _is_drowned(node, ranges, demands) or ties.add(node)
         if clash:
             real[node.name or ""] = clash
         else:
             kept.append(node)
+            held.add(id(node))
     return kept, ties.groups(value for node in kept for value in touched_values(node))
+
+
+def _is_unfed(node: ir.Node, held: set[int]) -> str:
+    """Why a node that only moves or reads codes has none to take since the one before it stayed real, or ""."""
+    if node.op_type not in SAME_ENCODING | FUNCTIONS or codes_arrive(node, held):
+        return ""
+    return "what it reads stays real"
+
+
+def _is_drowned(node: ir.Node, ranges: Ranges, demands: Demands) -> str:
+    """Why a Concat on its way out of the graph would lose one of its tensors in the range of another, or ""."""
+    if node.op_type != "Concat" or not ends_as_output(node):
+        return ""
+    spans = {value.name or "": _span(*_bounds(value.name or "", ranges, demands.method)) for value in activation_inputs(node)}
+    narrow, wide = min(spans, key=lambda name: spans[name]), max(spans, key=lambda name: spans[name])
+    if 0 == spans[narrow] or spans[wide] <= _WIDEST_JOIN * spans[narrow]:
+        return ""
+    return f"the range of '{wide}' is {spans[wide] / spans[narrow]:.0f} times that of '{narrow}', whose codes it would leave too few of"
+
+
+def _span(low: float, high: float) -> float:
+    """The width of the range that codes cover: zero is always in it."""
+    return max(high, 0.0) - min(low, 0.0)
 
 
 def _underflows(kept: list[ir.Node], groups: list[_Group], ranges: Ranges, demands: Demands) -> dict[str, str]:
@@ -153,7 +190,7 @@ def _is_short(group: _Group, ranges: Ranges, demands: Demands) -> bool:
     if group.prescribed is not None:
         return False
     low, high = _joint_bounds(group, ranges, demands)
-    return 0 < max(high, 0.0) - min(low, 0.0) < 255 * SMALLEST_FP16_NORMAL
+    return 0 < _span(low, high) < 255 * SMALLEST_FP16_NORMAL
 
 
 def _weights_underflow(node: ir.Node, ranges: Ranges) -> bool:

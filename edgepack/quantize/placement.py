@@ -120,9 +120,20 @@ def _worth(node: ir.Node, held: set[int]) -> bool:
     """Computing nodes always; movers only when codes arrive; functions when codes arrive and their readers could take codes."""
     if node.op_type not in SAME_ENCODING | FUNCTIONS:
         return True
+    return codes_arrive(node, held) and (node.op_type in SAME_ENCODING or _is_read_by_takers(node))
+
+
+def codes_arrive(node: ir.Node, held: set[int]) -> bool:
+    """Whether each activation a node reads is an input of the graph or comes from a node in ``held`` (by ``id``)."""
     producers = [value.producer() for value in activation_inputs(node)]
-    arrive = all(producer is None or id(producer) in held for producer in producers)
-    return arrive and (node.op_type in SAME_ENCODING or _is_read_by_takers(node))
+    return all(producer is None or id(producer) in held for producer in producers)
+
+
+def ends_as_output(node: ir.Node) -> bool:
+    """Whether what a node gives is only moved on its way out of the graph: no integer kernel could take its codes."""
+    readers = [use.node for value in node.outputs for use in value.uses()]
+    leaves = bool(readers) or any(value.is_graph_output() for value in node.outputs)
+    return leaves and all(reader.op_type in MOVES and ends_as_output(reader) for reader in readers)
 
 
 def _is_read_by_takers(node: ir.Node) -> bool:

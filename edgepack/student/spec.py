@@ -100,17 +100,20 @@ class ImagePreprocessing(msgspec.Struct, frozen=True):
 
     @property
     def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(factor, shift), each (C,): what the student takes is ``factor * pixel + shift``."""
+        """(factor, shift), each (C,): what the student takes is ``factor * pixel + shift``; 1 and 0 where that is pixels."""
+        if self.folded:
+            return np.ones(self.channels), np.zeros(self.channels)
         mean, std = (np.broadcast_to(np.asarray(each, np.float64), (self.channels,)) for each in (self.mean, self.std))
         return (-1 if self.invert else 1) / (LARGEST_PIXEL * std), ((1 if self.invert else 0) - mean) / std
 
     def normalize(self, pixels: NDArray[Any], layout: str = "NCHW") -> NDArray[np.float32]:
         """Pixels 0..255 of shape (H, W, C) as a sample with a batch of 1."""
-        sample = np.ascontiguousarray((pixels if layout == "NHWC" else pixels.transpose(2, 0, 1))[None], np.float32)
-        return sample if self.folded else self.values_of(sample, layout)
+        return self.values_of(np.ascontiguousarray((pixels if layout == "NHWC" else pixels.transpose(2, 0, 1))[None]), layout)
 
     def values_of(self, pixels: NDArray[Any], layout: str = "NCHW", dtype: str = "float32") -> NDArray[Any]:
         """What the student takes for pixels 0..255 of shape (..., C, H, W), or (..., H, W, C) for layout "NHWC", computed in ``dtype``."""
+        if self.folded:
+            return pixels.astype(dtype)
         unit = pixels.astype(dtype) / np.asarray(LARGEST_PIXEL, dtype)
         unit = 1 - unit if self.invert else unit
         mean, std = (self._along_channels(np.asarray(each, dtype), layout) for each in (self.mean, self.std))
@@ -192,3 +195,23 @@ class StudentDescription(msgspec.Struct, frozen=True):
     labels: tuple[str, ...]
     licence: str
     parameters: int
+
+    @property
+    def image_preprocessing(self) -> ImagePreprocessing:
+        """The preprocessing; StudentError where there is none to be part of the model."""
+        if self.preprocessing is None or len(self.inputs) != 1:
+            raise StudentError(
+                f"the student '{self.name}' declares no preprocessing that could be folded",
+                "give Student(preprocessing=...) or [preprocessing] in the calibration manifest, or leave --fold-preprocessing out",
+            )
+        return self.preprocessing
+
+    def on_pixels(self) -> StudentDescription:
+        """The same student with its preprocessing folded: its input takes pixels 0..255.
+
+        Raises:
+            StudentError: there is no preprocessing.
+        """
+        folded = msgspec.structs.replace(self.image_preprocessing, folded=True)
+        pixels = msgspec.structs.replace(self.inputs[0], value_range=folded.value_range)
+        return msgspec.structs.replace(self, preprocessing=folded, inputs=(pixels,))

@@ -9,21 +9,25 @@ import msgspec
 from edgepack.arrays import save_arrays, stacked
 from edgepack.calibration.manifest import CalibrationSet
 from edgepack.calibration.observe import feed_of
+from edgepack.calibration.pixels import values_of
 from edgepack.calibration.readers import Samples
 from edgepack.converter.step import Progress
 from edgepack.student.load import load_student, source_name
 from edgepack.student.spec import StudentDescription, refuse_unfitting_labels
 
 
-def capture(student: str, out: Path, progress: Progress, manifest: Path | None = None) -> None:
+def capture(student: str, out: Path, progress: Progress, manifest: Path | None = None, fold_preprocessing: bool = False) -> None:
     """Write captured.onnx, student.json and example.npz.
 
     Args:
         student: how the user named it.
         manifest: a calibration manifest whose preprocessing and labels serve a student that declares none.
+        fold_preprocessing: also write pixels.json, the student as it is once its preprocessing is part of the model.
     """
     loaded = load_student(student)
     description = _supplemented(loaded.describe(source_name(student)), manifest)
+    if fold_preprocessing:
+        (out / "pixels.json").write_bytes(msgspec.json.encode(description.on_pixels()))
     (out / "student.json").write_bytes(msgspec.json.encode(description))
     save_arrays(out / "example.npz", loaded.program.example())
     progress(1, 2)
@@ -45,18 +49,26 @@ def _supplemented(description: StudentDescription, manifest: Path | None) -> Stu
     return msgspec.structs.replace(description, preprocessing=preprocessing, labels=labels, inputs=inputs)
 
 
-def reference(student: str, golden: Path, out: Path, progress: Progress, evaluation: Path | None = None) -> None:
+def reference(
+    student: str, golden: Path, out: Path, progress: Progress, evaluation: Path | None = None, folded: Path | None = None
+) -> None:
     """Write what the student itself answers.
 
     golden_outputs.npz: its own precision; golden_reference.npz: float64; evaluation_outputs.npz: its own precision, when there is an
     evaluation set. Arrays by output name, samples stacked.
+
+    Args:
+        folded: student.json where the samples are pixels: the student gets what its preprocessing makes of them, in the precision of
+            the run, so that float64 is the truth about pixels.
     """
     program = load_student(student).program
-    sets = {"golden_outputs": (golden, program.run), "golden_reference": (golden, program.run_float64)}
+    sets = {"golden_outputs": (golden, "float32", program.run), "golden_reference": (golden, "float64", program.run_float64)}
     if evaluation is not None:
-        sets["evaluation_outputs"] = (evaluation, program.run)
-    for name, (path, run) in sets.items():
+        sets["evaluation_outputs"] = (evaluation, "float32", program.run)
+    for name, (path, dtype, run) in sets.items():
         samples = Samples.open(path)
+        if folded is not None:
+            samples = values_of(samples, msgspec.json.decode(folded.read_bytes(), type=StudentDescription), dtype)
         rows = []
         for index in range(samples.count):
             rows.append(run(feed_of(samples, index)))

@@ -15,7 +15,7 @@ from edgepack.calibration.readers import Samples
 from edgepack.calibration.steps import collect, draw, observe
 from edgepack.pack.manifest import CalibrationRecord
 from edgepack.student.spec import TensorSpec
-from tests.calibration.students import described
+from tests.calibration.students import IMAGES, PREPROCESSING, described
 
 STUDENT = described(TensorSpec("x", "float32", (1, 3), "", (0.0, 1.0)))
 MANIFEST = 'name = "set"\nlicence = "MIT"\n[calibration]\nnpz = "c.npz"\n[evaluation]\nnpz = "e.npz"\nlabels = "label"\n'
@@ -71,6 +71,52 @@ def test_without_a_set_golden_inputs_are_the_example_and_others_of_its_kind(tmp_
     assert golden["x"].shape == (4, 1, 3) and golden["x"].dtype == np.float32 and len(np.unique(golden["x"])) == 10
     assert golden["x"].min() >= 5 and golden["x"].max() <= 6
     assert set(golden["ids"].flat) <= {4, 7} and golden["ids"].dtype == np.int64
+
+
+def pixel_project(folder: Path) -> np.ndarray:
+    """student.json and pixels.json, a set of normalized floats, and the pixels they were made of."""
+    pixels = np.random.default_rng(1).integers(3, 250, (20, 1, 3, 4, 5)).astype(np.float32)
+    np.savez(folder / "c.npz", image=PREPROCESSING.values_of(pixels))
+    (folder / "student.json").write_bytes(msgspec.json.encode(IMAGES))
+    (folder / "pixels.json").write_bytes(msgspec.json.encode(IMAGES.on_pixels()))
+    (folder / "set.toml").write_text('name = "set"\n[calibration]\nnpz = "c.npz"\n')
+    return pixels
+
+
+def test_normalized_samples_become_the_pixels_they_were_made_of(tmp_path: Path) -> None:
+    pixels = pixel_project(tmp_path)
+    collect(tmp_path / "student.json", tmp_path / "set.toml", tmp_path, nothing, as_pixels=True)
+    np.testing.assert_array_equal(Samples.open(tmp_path / "calibration.npz").arrays["image"], pixels)
+
+
+def test_samples_that_no_whole_pixels_give_are_refused(tmp_path: Path) -> None:
+    pixels = pixel_project(tmp_path)
+    pixels[7, 0, 1, 2, 3] += 0.4
+    np.savez(tmp_path / "c.npz", image=PREPROCESSING.values_of(pixels))
+    with pytest.raises(CalibrationError, match="sample 7 does not come from whole pixels"):
+        collect(tmp_path / "student.json", tmp_path / "set.toml", tmp_path, nothing, as_pixels=True)
+
+
+def test_drawn_inputs_of_a_model_on_pixels_are_pixels(tmp_path: Path) -> None:
+    pixel_project(tmp_path)
+    save_arrays(tmp_path / "example.npz", {"image": np.zeros((1, 3, 4, 5), np.float32)})
+    draw(tmp_path / "student.json", tmp_path / "example.npz", tmp_path, nothing, as_pixels=True)
+    drawn = Samples.open(tmp_path / "golden.npz").arrays["image"]
+    np.testing.assert_array_equal(drawn, np.clip(np.rint(drawn), 0, 255))
+    # The mean is half of white, 127.5 to the nearest even pixel; the others reach far to both sides.
+    assert (drawn[0] == 128).all() and drawn[1:].min() < 40 and drawn[1:].max() > 215
+
+
+def test_the_range_of_pixels_is_whole_whatever_the_samples_hold(tmp_path: Path) -> None:
+    pixel_project(tmp_path)
+    collect(tmp_path / "student.json", tmp_path / "set.toml", tmp_path, nothing, as_pixels=True)
+    ends = [helper.make_tensor_value_info(name, 1, (1, 3, 4, 5)) for name in ("image", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["image"], ["y"])], "g", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "hub.onnx")
+    observe(tmp_path / "hub.onnx", tmp_path / "calibration.npz", tmp_path, nothing, pixels=tmp_path / "pixels.json")
+    held = msgspec.json.decode((tmp_path / "ranges.json").read_bytes(), type=Ranges).tensors
+    assert held["image"].bounds("minmax") == held["image"].bounds("mse") == (0.0, 255.0)
+    assert held["y"].minimum > 0 and held["y"].maximum < 255
 
 
 def test_ranges_are_written_for_the_hub_on_disk(tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.conformance.cases import FORMATS, MAX_REFUSED, Case, Survey, committed, is_listed, survey, write_case
-from tests.conformance.worker import CRASH, OUTCOMES, PASS, REFUSED, WRONG, Job, Result, serve
+from tests.conformance.worker import CRASH, LOG, OUTCOMES, PASS, REFUSED, WORK, WRONG, Job, Result, serve
 
 HERE = Path(__file__).parent
 # A case takes 0.1 s and a process 3 s to start, ten times that on a crowded machine; what hangs takes for ever.
@@ -42,16 +42,17 @@ class Record:
 
 
 class Worker:
-    """A process for one kind of work, started when first needed and again after it died."""
+    """A process for one kind of work (a function of a module), started when first needed and again after it died."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        self._kind = kind
-        self._log = folder / f"{kind}.log"
+    def __init__(self, work: Callable[[Any], Any], folder: Path) -> None:
+        self._work = work
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self._context = multiprocessing.get_context("spawn")
         self._process: Any = None
         self._pipe: Any = None
 
-    def __call__(self, job: Job) -> Result:
+    def __call__(self, job: Any) -> Any:
         """The worker's answer; a process that dies or exceeds its time is a crash of this job."""
         if self._process is None:
             self._start()
@@ -60,10 +61,9 @@ class Worker:
             if not self._pipe.poll(SECONDS):
                 self.stop()
                 return Result(CRASH, f"no answer in {SECONDS} s")
-            answer: Result = self._pipe.recv()
+            return self._pipe.recv()
         except (EOFError, OSError):
             return self._buried()
-        return answer
 
     def stop(self) -> None:
         """End the process, if there is one."""
@@ -75,14 +75,14 @@ class Worker:
 
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=serve, args=(self._kind, str(self._log), theirs), daemon=True)
+        self._process = self._context.Process(target=serve, args=(self._work, str(self._folder), theirs), daemon=True)
         self._process.start()
         theirs.close()
 
     def _buried(self) -> Result:
         self._process.join(5)
         code = self._process.exitcode
-        words = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
+        words = (self._folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(words) if line.strip()), "")
         self.stop()
         return Result(CRASH, f"the process ended with code {code}: {last[:200]}")
@@ -122,7 +122,7 @@ def run(todo: Sequence[Task], jobs: int = 2, progress: bool = False) -> list[Rec
 
 def _lane(folder: Path, waiting: queue.Queue[Task], records: list[Record], progress: bool) -> None:
     folder.mkdir()
-    workers = {kind: Worker(kind, folder) for kind in ("hub", *FORMATS)}
+    workers = {kind: Worker(work, folder / kind) for kind, work in WORK.items()}
     try:
         while True:
             try:

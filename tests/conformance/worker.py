@@ -6,6 +6,7 @@ A worker serves many cases; the driver ends it when a case exceeds its time and 
 from __future__ import annotations
 
 import os
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from edgepack.errors import EdgepackError, one_line
 PASS, REFUSED, WRONG, CRASH = "pass", "refused", "wrong", "crash"
 OUTCOMES = (PASS, REFUSED, WRONG, CRASH)
 HUB_OPSET = 21
+LOG = "log"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -51,22 +53,22 @@ class Result:
     reason: str = ""
 
 
-def serve(kind: str, log: str, connection: Connection) -> None:
-    """Answer jobs until the driver closes the pipe. What frameworks print goes to ``log``."""
-    os.environ.update(ORT_DISABLE_TELEMETRY="1", OMP_NUM_THREADS="1")
-    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+def serve(work: Callable[[Any], Any], folder: str, connection: Connection) -> None:
+    """Answer jobs until the driver closes the pipe. What frameworks print goes to ``log`` in the folder, as do their temporary files."""
+    os.environ.update(ORT_DISABLE_TELEMETRY="1", OMP_NUM_THREADS="1", TMPDIR=folder)
+    tempfile.tempdir = folder
+    sink = os.open(Path(folder) / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
-    work = _WORK[kind]
     while True:
         try:
             job = connection.recv()
         except EOFError:
             return
-        connection.send(_answer(work, job))
+        connection.send(answer(work, job))
 
 
-def _answer(work: Callable[[Job], Result], job: Job) -> Result:
+def answer(work: Callable[[Any], Any], job: Any) -> Any:
     """A refusal is an EdgepackError from writing; every other exception is a crash."""
     try:
         return work(job)
@@ -153,26 +155,40 @@ def booleans_as_int32(model: Any) -> Any:
 
 def convert(job: Job, hub: str, backend: Any, load: Callable[[str], Any]) -> Result:
     """Write an artifact, lint it, read it back, run it and compare with the case's own outputs."""
+    given = computed(Path(job.folder), hub, job.feed, backend, load)
+    if isinstance(given, Result):
+        return given
+    expected = {name: _without_infinities(wanted) if given.clamps else wanted for name, wanted in job.expected.items()}
+    reasons = [_difference(name, given.outputs[name], wanted, job) for name, wanted in expected.items()]
+    return next((Result(WRONG, reason) for reason in reasons if reason), Result(PASS))
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What an artifact answers, by hub output name, and whether it says that it clamps infinities."""
+
+    outputs: dict[str, NDArray[Any]]
+    clamps: bool
+
+
+def computed(folder: Path, hub: str, feed: Arrays, backend: Any, load: Callable[[str], Any], scheme: str = "fp32") -> Computed | Result:
+    """Write an artifact of ``folder / hub``, lint it, read it back and run it; a Result when that fails after writing."""
     from edgepack.backends.artifact import WriteOptions
 
-    folder = Path(job.folder)
-    described = backend.write(folder / hub, folder, WriteOptions("fp32"))
+    described = backend.write(folder / hub, folder, WriteOptions(scheme))
     try:
         findings = [finding for finding in backend.lint(folder / described.file) if finding.level == "error"]
         if findings:
             return Result(WRONG, f"lint: {findings[0].where}: {findings[0].message}")
         session = load(str(folder / described.file))
-        session.set_inputs({held.name: job.feed[held.hub_name].astype(held.dtype) for held in described.inputs})
+        session.set_inputs({held.name: feed[held.hub_name].astype(held.dtype) for held in described.inputs})
         session.invoke()
         results = session.outputs()
     except EdgepackError as error:
         # Only writing may refuse: what was written must run.
         return Result(CRASH, f"written, then: {error.cause}")
-    given = {held.hub_name: results[held.name] for held in described.outputs}
-    clamps = any(_CLAMPED in note for note in described.notes)
-    expected = {name: _without_infinities(wanted) if clamps else wanted for name, wanted in job.expected.items()}
-    reasons = [_difference(name, given[name], wanted, job) for name, wanted in expected.items()]
-    return next((Result(WRONG, reason) for reason in reasons if reason), Result(PASS))
+    outputs = {held.hub_name: results[held.name] for held in described.outputs}
+    return Computed(outputs, any(_CLAMPED in note for note in described.notes))
 
 
 # How an artifact's notes say that an infinite mask was stored as the largest number (Core ML: infinite constants become NaN in kernels).
@@ -201,18 +217,18 @@ def _difference(name: str, given: NDArray[Any], wanted: NDArray[Any], job: Job) 
     return f"{name}: {int((~close).sum())} of {wanted.size} differ, first {given.ravel()[at]!s} for {wanted.ravel()[at]!s}"
 
 
-def _tflite(job: Job) -> Result:
-    from edgepack.backends import tflite
+def tflite(job: Job) -> Result:
+    from edgepack.backends import tflite as backend
     from edgepack.runner.litert import LiteRTSession
 
-    return convert(job, "hub.onnx", tflite, lambda path: LiteRTSession(path, 1))
+    return convert(job, "hub.onnx", backend, lambda path: LiteRTSession(path, 1))
 
 
-def _coreml(job: Job) -> Result:
-    from edgepack.backends import coreml
+def coreml(job: Job) -> Result:
+    from edgepack.backends import coreml as backend
     from edgepack.runner.mil import MilSession
 
-    return convert(job, "hub_int32.onnx", coreml, MilSession)
+    return convert(job, "hub_int32.onnx", backend, MilSession)
 
 
-_WORK: dict[str, Callable[[Job], Result]] = {"hub": prepare, "tflite": _tflite, "coreml": _coreml}
+WORK: dict[str, Callable[[Job], Result]] = {"hub": prepare, "tflite": tflite, "coreml": coreml}

@@ -76,6 +76,27 @@ def test_fp16_is_simulated_as_each_target_computes_it_and_written_from_the_hub()
     assert simulated == {"android": build.halves[False]["simulated.npz"], "ios": build.halves[True]["simulated.npz"]}
 
 
+def test_folding_gives_every_artifact_the_model_and_the_samples_on_pixels_and_the_student_its_own(manifest: Path) -> None:
+    build = pipeline(request(PI, ANDROID, schemes=("fp32", "w8a8"), manifest=manifest, fold_preprocessing=True))
+    folded, pixels = Output("fold preprocessing", "model.onnx"), Output("capture", "pixels.json")
+    assert {branch.write.inputs["student"] for branch in build.branches} == {pixels}
+    assert {branch.write.inputs["model"] for branch in build.branches if branch.scheme == "fp32"} == {folded}
+    assert build.quantized["w8a8"].inputs["hub"] == folded
+    assert build.samples.parameters == {"as_pixels": True}
+    assert build.reference.inputs["folded"] == Output("capture", "student.json")
+    assert build.observe is not None and build.observe.inputs["pixels"] == pixels
+    assert build.canonical in build.plan.steps and build.hub in build.plan.steps
+
+
+def test_weights_take_the_factor_of_preprocessing_unless_their_scales_are_narrow(manifest: Path) -> None:
+    def absorbs(*targets: object, schemes: tuple[str, ...]) -> bool:
+        return bool(pipeline(request(*targets, schemes=schemes, manifest=manifest, fold_preprocessing=True)).hub.parameters["absorb"])
+
+    assert absorbs(PI, ANDROID, schemes=("fp32", "w8a8"))
+    assert absorbs(PI, IOS, schemes=("fp32", "fp16"))
+    assert not absorbs(PI, IOS, schemes=("fp32", "w8a8"))
+
+
 def test_a_student_with_codes_of_its_own_is_adopted_without_calibration() -> None:
     build = pipeline(request(PI, IOS, schemes=("w8a8",), own_codes=True))
     assert build.observe is None

@@ -31,7 +31,7 @@ from edgepack.pack.manifest import (
     Parity,
     Truth,
 )
-from edgepack.pack.report import milliseconds_range, milliseconds_words, points_words, render, rows, size_words, verdict
+from edgepack.pack.report import gaps, milliseconds_range, milliseconds_words, points_words, render, rows, size_words, verdict
 from edgepack.quantize.scheme import Scheme
 from edgepack.student.spec import StudentDescription, TensorSpec
 from edgepack.verify.judge import ParityBudget, Runs, accuracy, judge_accuracy, judge_parity, parity
@@ -313,6 +313,26 @@ def test_reasons_for_what_is_missing_are_given_once_with_all_their_artifacts() -
     text = _Page(render(sample_pack())).text
     assert text.count("Core ML runs only on Apple systems") == 1
     assert "it needs 1000 samples, 300 were taken" in text
+
+
+def test_every_artifact_but_fp32_is_timed_against_the_fp32_of_its_own_run() -> None:
+    pack = sample_pack()
+    words = [text for label, text in _Page(render(pack)).cells if label == "Time against fp32"]
+    for artifact, shown in zip(pack.artifacts, words, strict=True):
+        ratio = artifact.latency.ratio_to_fp32 if artifact.latency else None
+        assert (ratio is not None) == (artifact.latency is not None and artifact.scheme != "fp32")
+        wanted = [] if ratio is None else [f"{number:.2f}" for number in (ratio.value, ratio.low, ratio.high)]
+        assert all(number in shown for number in wanted) and (shown == "–") == (not wanted)
+    assert "Time against fp32" not in {gap.what for gap in gaps(pack)}
+
+
+def test_a_time_without_fp32_beside_it_says_why_there_is_no_ratio() -> None:
+    pack = sample_pack()
+    android = next(each for each in pack.artifacts if (each.target, each.scheme) == ("android", "w8a8"))
+    assert android.latency is not None
+    lone = replace(android, latency=replace(android.latency, ratio_to_fp32=None))
+    (gap,) = (held for held in gaps(replace(pack, artifacts=(lone,))) if held.what == "Time against fp32")
+    assert (gap.why, gap.artifacts) == ("no fp32 artifact of the target was timed in the same run", ("android w8a8",))
 
 
 _LESS: list[Callable[[Pack], Pack]] = [

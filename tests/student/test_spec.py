@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from PIL import Image, ImageOps
 
 from edgepack.student.spec import ImagePreprocessing, StudentError
@@ -57,6 +58,32 @@ def test_no_pixel_leaves_the_value_range_and_both_ends_are_reached(channels: lis
     preprocessing = ImagePreprocessing(1, 2, 3, mean=mean, std=std)
     sample = preprocessing.normalize(np.asarray([[[0, 0, 0], [255, 255, 255]]], np.uint8))
     assert preprocessing.value_range == pytest.approx((sample.min(), sample.max()), rel=1e-5, abs=1e-5)
+
+
+CHANNELS = st.lists(st.tuples(st.floats(-1, 1), st.floats(0.01, 2)), min_size=3, max_size=3)
+
+
+@given(CHANNELS, st.booleans(), st.sampled_from(["NCHW", "NHWC"]))
+def test_every_pixel_comes_back_from_the_values_it_became(channels: list[tuple[float, float]], invert: bool, layout: str) -> None:
+    mean, std = zip(*channels, strict=True)
+    preprocessing = ImagePreprocessing(16, 16, 3, mean=mean, std=std, invert=invert)
+    pixels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    values = preprocessing.normalize(pixels, layout)
+    folded = replace(preprocessing, folded=True)
+    np.testing.assert_array_equal(preprocessing.pixels_of(values, layout), folded.normalize(pixels, layout))
+    np.testing.assert_array_equal(preprocessing.values_of(folded.normalize(pixels, layout), layout), values)
+    factor, shift = (each if layout == "NHWC" else each.reshape(3, 1, 1) for each in preprocessing.affine)
+    # Three float32 operations on numbers up to 1 + |mean|, over the smallest std: 3 * 2 * 2^-24 / 0.01.
+    np.testing.assert_allclose(factor * folded.normalize(pixels, layout) + shift, values, atol=4e-5, rtol=1e-6)
+
+
+def test_folded_preprocessing_gives_the_pixels_of_a_file_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "grey.png"
+    pixels = np.arange(20, dtype=np.uint8).reshape(4, 5) * 12
+    Image.fromarray(pixels).save(path)
+    held = ImagePreprocessing(4, 5, 1, mean=(0.3,), std=(0.2,), invert=True, folded=True)
+    np.testing.assert_array_equal(held.load(path)[0, 0], pixels)
+    assert held.value_range == (0.0, 255.0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``--fold-preprocessing`` and ``--image-inputs``: artifacts that take pixels answer as the student does on what its preprocessing makes of them."""
+"""``--fold-preprocessing`` and ``--image-inputs``: artifacts take pixels and answer as the student does on what its preprocessing makes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgepack.arrays import load_arrays
+from edgepack.arrays import load_arrays, save_arrays
 from edgepack.backends.coreml.images import image_of
 from edgepack.mil.environment import coremltools
 from edgepack.pack.files import load_pack
@@ -49,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A three-channel student whose first Conv pads, its set, a photo, and its pack on pixels."""
     place = tmp_path_factory.mktemp("pixels")
     mobile_classifier(place / "student.onnx")
-    np.savez(place / "pixels.npz", **{INPUT: pictures(24, 1)})
+    save_arrays(place / "pixels.npz", {INPUT: pictures(24, 1)})
     (place / "set.toml").write_text(MANIFEST)
     Image.fromarray(pictures(1, 2)[0]).save(place / "photo.png")
     ended = edgepack("build", "student.onnx", "-c", "set.toml", "-o", "pack", "--latency", "none", "--image-inputs", cwd=place)
@@ -89,7 +90,7 @@ def test_codes_of_the_int8_input_are_the_pixels(pack: Pack, folder: Path) -> Non
 
 def test_tflite_keeps_one_partition(pack: Pack) -> None:
     for artifact in pack.artifacts:
-        if artifact.platform == "android" and artifact.scheme == "fp32":
+        if artifact.platform == "android":
             assert "partitions: 1" in artifact.notes
 
 
@@ -130,3 +131,18 @@ def test_image_inputs_without_core_ml_are_refused_in_one_line(folder: Path, tmp_
     ended = edgepack("build", folder / "student.onnx", "-t", "android", "-o", "p", "--image-inputs", cwd=tmp_path)
     assert ended.returncode == 2
     assert "no target of this build" in failure(ended)
+
+
+def test_a_student_with_codes_of_its_own_is_refused_in_one_line(tmp_path: Path) -> None:
+    weights = {"scale": np.asarray(0.1, np.float32), "zero": np.asarray(0, np.uint8)}
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
+        onnx.helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["y"]),
+    ]
+    ends = [[onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 3, 24, 20))] for name in "xy"]
+    held = [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "own", ends[0], ends[1], held)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10), tmp_path / "own.onnx")
+    ended = edgepack("build", "own.onnx", "-t", "android", "-o", "p", "--fold-preprocessing", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "codes of its own" in failure(ended)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import __version__
-from edgepack.backends.artifact import WriteOptions
+from edgepack.backends.artifact import Binding, WriteOptions
 from edgepack.backends.coreml.emitter import HeldEncoding
 from edgepack.backends.coreml.frontend import Built
 from edgepack.backends.coreml.images import image_types
@@ -54,7 +54,7 @@ def save(built: Built, path: Path, ios: int, options: WriteOptions) -> None:
             # Without it the package goes to the system's temporary folder first, where a process that ends hard leaves it.
             package_dir=str(path),
         )
-    _describe(path / _SPEC, options, {name: value.name for name, value in built.values.items() if value.name != name})
+    _describe(path / _SPEC, options, built.inputs, {name: value.name for name, value in built.values.items() if value.name != name})
     _settle_identifiers(path / "Manifest.json")
 
 
@@ -105,8 +105,8 @@ def _equal(found: NDArray[Any] | None, want: NDArray[Any] | None) -> bool:
     return found.dtype == want.dtype and np.array_equal(found, want)
 
 
-def _describe(path: Path, options: WriteOptions, renamed: Mapping[str, str]) -> None:
-    """Write metadata into the saved spec: name, licence, labels, what the hub's values are called, and what wrote it, without the date."""
+def _describe(path: Path, options: WriteOptions, inputs: Sequence[Binding], renamed: Mapping[str, str]) -> None:
+    """Write metadata into the saved spec: what the options say, what the hub's values are called, and what wrote it, without the date."""
     ct = coremltools()
     spec = ct.utils.load_spec(str(path))
     metadata = spec.description.metadata
@@ -119,7 +119,15 @@ def _describe(path: Path, options: WriteOptions, renamed: Mapping[str, str]) -> 
         metadata.userDefined[RENAMED] = json.dumps(renamed, sort_keys=True)
     if options.labels:
         metadata.userDefined["labels"] = json.dumps(list(options.labels), ensure_ascii=False)
+    if options.images:
+        metadata.userDefined["normalization"] = json.dumps(_normalizations(options, inputs), sort_keys=True)
     path.write_bytes(spec.SerializeToString(deterministic=True))
+
+
+def _normalizations(options: WriteOptions, inputs: Sequence[Binding]) -> dict[str, dict[str, tuple[float, ...]]]:
+    """What images become before they are fed, by feature name: (pixel - mean) / std of pixels 0 to 255."""
+    names = {held.hub_name: held.name for held in inputs}
+    return {names[name]: {"mean": image.mean, "std": image.std} for name, image in options.images.items()}
 
 
 def _settle_identifiers(path: Path) -> None:

@@ -269,8 +269,11 @@ def is_integer(operation: Operation) -> bool:
 
 
 def keeps_weight_codes(operation: Operation) -> bool:
-    """Whether the kernel multiplies by weight codes: an integer one, or a hybrid one that ranges its float activations at run time."""
-    return is_integer(operation) or operation.dynamic
+    """Whether the kernel multiplies by weight codes: an integer one, or a hybrid one that ranges its real activations at run time.
+
+    XNNPACK has no hybrid kernel for groups.
+    """
+    return is_integer(operation) or (operation.dynamic and operation.attributes.get("group", 1) == 1)
 
 
 def _narrowed(name: str, data: NDArray[Any]) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from edgepack.backends.table import BackendError, Obstacle
 from edgepack.backends.tflite.emit import Emitter, is_integer, stored_dtype
 from edgepack.backends.tflite.flatbuffer import serialize
 from edgepack.backends.tflite.layout import Layout, channels_last
+from edgepack.backends.tflite.metadata import NAME, metadata, with_files
 from edgepack.backends.tflite.program import Options, Program, Tensor, View
 from edgepack.backends.tflite.table import TABLE, computes_in_float
 from edgepack.hub.graph import constant, static_shape
@@ -50,7 +51,7 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
     for obstacle in _readers_of_dynamic_rows(graph):
         raise BackendError(str(obstacle), obstacle.hint)
     program = lower(graph, options)
-    content = serialize(program)
+    content = with_files(serialize(program), options)
     (out / FILE).write_bytes(content)
     return _describe(graph, program, options)
 
@@ -79,7 +80,7 @@ def lower(graph: FoldedGraph, options: WriteOptions) -> Program:
     for operand in graph.outputs:
         outputs.append((operand.name, _output(operand, emit, options, [view.tensor for _, view in (*inputs, *outputs)])))
     program = emit.program(inputs, outputs, {})
-    return replace(program, metadata=_metadata(options, emit.layouts(program)))
+    return replace(program, metadata={**_metadata(options, emit.layouts(program)), NAME: metadata(program, options)})
 
 
 def _read(model: Path) -> FoldedGraph:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgepack.hub.graph import HubError, attribute, constant, label
-from edgepack.hub.passes.editing import fingerprint, initializer, set_attributes
+from edgepack.hub.graph import attribute, constant, label
+from edgepack.hub.passes.editing import Spelling, fingerprint, initializer, respell, set_attributes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -63,10 +63,22 @@ def _can_absorb(linear: ir.Node, norm: ir.Node) -> bool:
 def normalize_gemm(model: ir.Model) -> bool:
     """Gemm with constant weights becomes x @ W^T + b: transB = 1, alpha = beta = 1, all three folded into the constants.
 
-    Source: ONNX Gemm-13, Y = alpha * A' * B' + beta * C. A Gemm whose operands are computed, or whose A is transposed, is left.
+    Source: ONNX Gemm-13, Y = alpha * A' * B' + beta * C. A Gemm whose operands are computed, or whose A is transposed, is left. A bias
+    that differs from row to row is added by itself.
     """
-    changed = [_plain_gemm(model.graph, node) for node in list(model.graph) if node.op_type == "Gemm"]
+    changed = [respell(model.graph, node, _without_rows) for node in list(model.graph) if node.op_type == "Gemm"]
+    changed += [_plain_gemm(model.graph, node) for node in list(model.graph) if node.op_type == "Gemm"]
     return any(changed)
+
+
+def _without_rows(node: ir.Node, spell: Spelling) -> list[ir.Value] | None:
+    """alpha * A' * B', then the rows of beta * C."""
+    rows = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if rows is None or rows.ndim != 2 or rows.shape[0] == 1:
+        return None
+    kept = {name: attribute(node, name) for name in ("alpha", "transA", "transB") if name in node.attributes}
+    product = spell("Gemm", *node.inputs[:2], **kept)
+    return [spell("Add", product, spell.constant(rows * rows.dtype.type(attribute(node, "beta", 1.0)), rows.dtype))]
 
 
 def _plain_gemm(graph: ir.Graph, node: ir.Node) -> bool:
@@ -78,8 +90,6 @@ def _plain_gemm(graph: ir.Graph, node: ir.Node) -> bool:
     plain = (weight if transposed else weight.T) * weight.dtype.type(alpha)
     node.replace_input_with(1, initializer(graph, f"{node.inputs[1].name}/{node.name}", np.ascontiguousarray(plain)))  # type: ignore[union-attr]
     if bias is not None:
-        if bias.ndim == 2 and bias.shape[0] != 1:
-            raise HubError(f"{label(node)} has a bias of shape {bias.shape}, one for each row", "give the layer one bias for each output")
         full = np.broadcast_to(bias.reshape(-1) * bias.dtype.type(beta), (plain.shape[0],))
         node.replace_input_with(2, initializer(graph, f"{node.inputs[2].name}/{node.name}", np.ascontiguousarray(full)))  # type: ignore[union-attr]
     set_attributes(node, {"transB": 1, "alpha": None, "beta": None})

@@ -47,9 +47,10 @@ def fold_constants(model: ir.Model) -> bool:
     """Everything computable from constants and static shapes; DequantizeLinear of a weight stays, it is the weight's encoding."""
     from onnxscript import optimizer
 
-    before = fingerprint(model)
+    before, names = fingerprint(model), _input_names(model)
     # onnxscript keeps ConstantOfShape for the sake of size; the shape arithmetic of TorchScript's exporter (nn.ZeroPad2d) hangs on it.
     optimizer.optimize_ir(model, should_fold=lambda node: {"DequantizeLinear": False, "ConstantOfShape": True}.get(node.op_type))
+    _restore_inputs(model, names)
     embed_constants(model)
     return fingerprint(model) != before
 
@@ -123,9 +124,29 @@ def all_named(model: ir.Model) -> str | None:
 def infer_shapes(model: ir.Model) -> bool:
     from onnx_ir.passes import common
 
+    names = _input_names(model)
     run_passes(model, common.ShapeInferencePass(), common.OutputFixPass())
+    _restore_inputs(model, names)
     _refuse_unknown_shapes(model)
     return False
+
+
+def _input_names(model: ir.Model) -> list[str | None]:
+    return [value.name for value in model.graph.inputs]
+
+
+def _restore_inputs(model: ir.Model, names: list[str | None]) -> None:
+    """Undo what onnx_ir's OutputFixPass does to an input that is returned as it is: a new name for it, its own for an Identity of it."""
+    outputs = model.graph.outputs
+    for value, name in zip(model.graph.inputs, names, strict=True):
+        if value.name == name:
+            continue
+        index = next(position for position, output in enumerate(outputs) if output.name == name)
+        copy = outputs[index].producer()
+        outputs[index] = value
+        if copy is not None:
+            model.graph.remove(copy, safe=True)
+        value.name = name
 
 
 def _refuse_unknown_shapes(model: ir.Model) -> None:

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from edgepack.backends.artifact import ArtifactDescription, WriteOptions
 from edgepack.backends.tflite import write
+from edgepack.quantize.placement import ACTIVATIONS, DYNAMIC
 from edgepack.runner import litert
 
 Arrays = dict[str, NDArray[Any]]
@@ -57,6 +58,12 @@ def node(operator: str, inputs: str, outputs: str = "y", name: str = "", **attri
     """A node whose inputs and outputs are written as one string; "-" stands for an omitted input."""
     names = ["" if held == "-" else held for held in inputs.split()]
     return helper.make_node(operator, names, outputs.split(), name or operator.lower(), **attributes)
+
+
+def dynamic(marked: onnx.NodeProto) -> onnx.NodeProto:
+    """A node that w8d8 computes on codes ranged at run time."""
+    marked.metadata_props.add(key=ACTIVATIONS, value=DYNAMIC)
+    return marked
 
 
 def single(operator: str, *arrays: NDArray[Any], weights: Arrays | None = None, **attributes: Any) -> Hub:

@@ -6,15 +6,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edgepack.backends.tflite import lint
 from edgepack.runner import litert
-from tests.backends.tflite.blocks import BLOCKS, SCHEMES, in_scheme
-from tests.backends.tflite.models import Hub, convert, node, operators, read_file, run_litert, run_ort
+from tests.backends.tflite.blocks import BLOCKS, SCHEMES, Chain, in_scheme
+from tests.backends.tflite.models import Hub, convert, dynamic, node, operators, read_file, run_litert, run_ort
 
 # From here on the writer stores float weights in halves under fp16; no bias of these blocks is as large.
 HALVED_FROM = 64
+
+CONV_2D = schema.BuiltinOperator.CONV_2D
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -80,7 +84,7 @@ def test_a_hybrid_product_errs_as_one_range_for_each_row_allows(shape: tuple[int
     """Codes of a row are s = (max - min) / 255 apart: an element is off by at most s, its zero point's rounding included."""
     codes = rng.integers(-127, 128, (64, 48)).astype(np.int8)
     scale = rng.uniform(0.5, 2, 48).astype(np.float32) / 500
-    nodes = [node("DequantizeLinear", "c s z", "w", "dq", axis=1), node("MatMul", "x w", "y", "product")]
+    nodes = [node("DequantizeLinear", "c s z", "w", "dq", axis=1), dynamic(node("MatMul", "x w", "y", "product"))]
     # Rows of very different size: one range for the whole tensor would drown the small ones.
     rows = 10.0 ** rng.uniform(-2, 2, (*shape[:-1], 1))
     feed = {"x": (rng.standard_normal(shape) * rows).astype(np.float32)}
@@ -95,6 +99,88 @@ def test_a_hybrid_product_errs_as_one_range_for_each_row_allows(shape: tuple[int
     assert np.sqrt(np.square(error / expected).mean()) < 1.3
     (code,) = read_file(tmp_path / "model.tflite").operatorCodes
     assert code.version == 12
+
+
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
+    "same": {"pads": [1, 1, 1, 1]},
+    "strided": {"pads": [1, 1, 1, 1], "strides": [2, 2]},
+    "dilated": {"pads": [2, 2, 2, 2], "dilations": [2, 2]},
+    "uneven": {"pads": [0, 2, 1, 0]},
+}
+
+
+@pytest.mark.parametrize("form", CONVOLUTIONS)
+def test_a_hybrid_convolution_errs_as_one_range_for_each_image_allows(form: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    """Codes of an image are s = (max - min) / 255 apart: an element is off by at most s, its zero point's rounding included."""
+    codes = rng.integers(-127, 128, (24, 16, 3, 3)).astype(np.int8)
+    scale, bias = rng.uniform(0.5, 2, 24).astype(np.float32) / 500, rng.standard_normal(24).astype(np.float32)
+    nodes = [node("DequantizeLinear", "c s z", "w", "dq", axis=0), dynamic(node("Conv", "x w b", "y", "conv", **CONVOLUTIONS[form]))]
+    # Images of very different size: one range for the whole batch would drown the small one.
+    feed = {"x": (rng.standard_normal((2, 16, 12, 11)) * np.asarray([0.05, 20]).reshape(2, 1, 1, 1)).astype(np.float32)}
+    hub = Hub(nodes, feed, {"c": codes, "s": scale, "z": np.zeros(24, np.int8), "b": bias})
+    description = convert(hub, tmp_path, "w8d8")
+    error = np.abs(run_litert(description, tmp_path, feed)["y"] - run_ort(tmp_path, feed)["y"].astype(np.float64))
+    weight, x = np.abs(codes * scale.astype(np.float64).reshape(-1, 1, 1, 1)), feed["x"].astype(np.float64)
+    step = (np.maximum(x.max((1, 2, 3)), 0) - np.minimum(x.min((1, 2, 3)), 0)).reshape(2, 1, 1, 1) / 255
+    assert (error <= step * weight.sum((1, 2, 3)).reshape(1, -1, 1, 1)).all()
+    # Rounding errors of an element are independent, s / sqrt(12); 1.3 as for the product above. Fewer terms at the edge only lower it.
+    expected = step * np.sqrt(np.square(weight).sum((1, 2, 3)) / 12).reshape(1, -1, 1, 1)
+    assert 0.3 < np.sqrt(np.square(error / expected).mean()) < 1.3
+    assert litert.RUNTIME.load(str(tmp_path / description.file), 1).describe()["partitions"] == 1
+    assert [code.version for code in read_file(tmp_path / "model.tflite").operatorCodes if code.builtinCode == CONV_2D] == [5]
+    assert "DEQUANTIZE" not in operators(tmp_path)
+
+
+@pytest.mark.parametrize(("operator", "marked"), [("MatMul", False), ("Conv", False), ("Conv", True)])
+def test_only_marked_nodes_of_one_group_keep_codes(operator: str, marked: bool, rng: np.random.Generator, tmp_path: Path) -> None:
+    shape, axis, attributes = ((8, 8), 1, {}) if operator == "MatMul" else ((8, 2, 3, 3), 0, {"group": 4})
+    product = node(operator, "x w", "y", "product", **attributes)
+    nodes = [node("DequantizeLinear", "c s z", "w", "dq", axis=axis), dynamic(product) if marked else product]
+    codes, scale = rng.integers(-127, 128, shape).astype(np.int8), rng.uniform(0.5, 2, 8).astype(np.float32) / 500
+    feed = {"x": rng.standard_normal((3, 8) if operator == "MatMul" else (1, 8, 6, 5)).astype(np.float32)}
+    ours = run_litert(convert(Hub(nodes, feed, {"c": codes, "s": scale, "z": np.zeros(8, np.int8)}), tmp_path, "w8d8"), tmp_path, feed)
+    assert operators(tmp_path)[0] == "DEQUANTIZE"
+    # Sums of at most 18 float32 products below 4. Not onnxruntime: it ranges the rows of such a product at run time, marked or not.
+    (reference,) = ReferenceEvaluator(str(tmp_path / "hub.onnx")).run(None, feed)
+    np.testing.assert_allclose(ours["y"], reference, atol=1e-5)
+
+
+@pytest.mark.parametrize(("operator", "axis"), [("MatMul", 0), ("Gemm", 1), ("Conv", 1)])
+def test_scales_along_another_axis_than_the_output_channels_are_not_misread(
+    operator: str, axis: int, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """A square weight: nothing but the axis tells which scale is whose."""
+    attributes = {"transB": 1} if operator == "Gemm" else {}
+    nodes = [node("DequantizeLinear", "c s z", "w", "dq", axis=axis), dynamic(node(operator, "x w", "y", "product", **attributes))]
+    codes = rng.integers(-127, 128, (8, 8, 3, 3) if operator == "Conv" else (8, 8)).astype(np.int8)
+    scale = rng.uniform(0.5, 2, 8).astype(np.float32) / 500
+    feed = {"x": rng.standard_normal((1, 8, 6, 5) if operator == "Conv" else (3, 8)).astype(np.float32)}
+    hub = Hub(nodes, feed, {"c": codes, "s": scale, "z": np.zeros(8, np.int8)})
+    for scheme in ("w8", "w8d8"):
+        ours = run_litert(convert(hub, tmp_path, scheme), tmp_path, feed)["y"]
+        np.testing.assert_allclose(ours, run_ort(tmp_path, feed)["y"], atol=1e-5)
+
+
+def pyramid() -> Hub:
+    """Three levels of a feature pyramid: lateral 1x1 convolutions, nearest upsampling by 2, sums, a 3x3 convolution at the finest."""
+    chain = Chain(1, 3, 32, 24)
+    levels, x = [], "x"
+    for inner, outer in ((3, 8), (8, 12), (12, 16)):
+        x = chain.add("Relu", chain.conv(x, outer, inner, 3, 3, strides=[2, 2], pads=[1, 1, 1, 1]))
+        levels.append(chain.conv(x, 10, outer, 1, 1))
+    top, scales = levels[-1], chain.constant(np.asarray([1, 1, 2, 2], np.float32))
+    for level in reversed(levels[:-1]):
+        nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        top = chain.add("Add", f"{chain.add('Resize', f'{top} - {scales}', **nearest)} {level}")
+    chain.hub.nodes.append(node("Identity", chain.conv(top, 4, 10, 3, 3, pads=[1, 1, 1, 1]), "y", "scores"))
+    return chain.hub
+
+
+def test_a_feature_pyramid_on_codes_is_one_partition(tmp_path: Path) -> None:
+    description = in_scheme(pyramid(), "w8a8", tmp_path)
+    told = litert.RUNTIME.load(str(tmp_path / description.file), 1).describe()
+    assert (told["partitions"], told["outside"]) == (1, {})
+    assert not {"TRANSPOSE", "RESIZE_NEAREST_NEIGHBOR"} & set(operators(tmp_path))
 
 
 def test_int8_weights_of_a_transposed_convolution_stay_codes_in_every_group(rng: np.random.Generator, tmp_path: Path) -> None:

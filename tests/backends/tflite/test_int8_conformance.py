@@ -1,4 +1,7 @@
-"""Every integer kernel agrees with the hub's Q/DQ meaning: with float64 within a fraction of a step, with ONNX Runtime code for code."""
+"""Codes a student brings itself, in forms our quantizer leaves real or never writes (its own are in tests/backends/test_int8_isolation).
+
+Held to float64 within a fraction of a step, and to ONNX Runtime code for code.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ import pytest
 
 from edgepack.runner import litert
 from tests.backends.tflite.models import both, convert
-from tests.backends.tflite.qdq_models import SOFTMAX, TANH, Codes, Quantized
+from tests.backends.tflite.qdq_models import SOFTMAX, Codes, Quantized
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,6 @@ EXACT = Bar(1.0, 1e-6)
 TIES = Bar(0.75, 1e-3)
 PRODUCT = Bar(0.9999, 1e-3)
 GENERIC = Bar(0.9995, 1e-3)
-TABLE_LOOKUP = Bar(0.9999, 1e-3)
-INTERPOLATED = Bar(0.95, 0.15)
 
 Make = Callable[[np.random.Generator], Quantized]
 
@@ -43,17 +44,6 @@ def normal(rng: np.random.Generator, *shape: int) -> Any:
 def span(rng: np.random.Generator, low: float, high: float) -> Codes:
     """A range of no round numbers, so that ties are rare."""
     return Codes.of(low * (1 + 0.3 * rng.random()), high * (1 + 0.3 * rng.random()))
-
-
-def convolution(shape: tuple[int, ...], weight: tuple[int, ...], activation: str = "", **attributes: Any) -> Make:
-    def make(rng: np.random.Generator) -> Quantized:
-        reach = 1.5 * np.sqrt(np.prod(weight[1:]))
-        held = span(rng, -reach if not activation else 0, reach)
-        attributes.setdefault("kernel_shape", list(weight[2:]))
-        kernel, bias = normal(rng, *weight) * 0.7, normal(rng, weight[0])
-        return Quantized("Conv", [normal(rng, *shape)], [span(rng, -3, 2)], held, attributes, kernel, bias, activation=activation)
-
-    return make
 
 
 def transposed(shape: tuple[int, ...], weight: tuple[int, ...], **attributes: Any) -> Make:
@@ -88,20 +78,6 @@ def unary(operator: str, output: Codes | None = None, shape: tuple[int, ...] = (
     return make
 
 
-def binary(operator: str, activation: str = "", shapes: tuple[tuple[int, ...], ...] = ((1, 8, 9, 7), (1, 8, 9, 7))) -> Make:
-    def make(rng: np.random.Generator) -> Quantized:
-        held = [span(rng, -3, 2), span(rng, -2, 4)]
-        output = span(rng, -6 if not activation else 0, 7)
-        return Quantized(operator, [normal(rng, *shape) * 1.5 for shape in shapes], held, output, activation=activation)
-
-    return make
-
-
-def concat(rng: np.random.Generator) -> Quantized:
-    held = span(rng, -3, 2)
-    return Quantized("Concat", [normal(rng, 1, 3, 5, 4), normal(rng, 1, 2, 5, 4)], [held, held], held, {"axis": 1})
-
-
 def reduced(operator: str, same: bool) -> Make:
     def make(rng: np.random.Generator) -> Quantized:
         held = span(rng, -3, 2)
@@ -112,84 +88,27 @@ def reduced(operator: str, same: bool) -> Make:
     return make
 
 
-def moved(operator: str, shape: tuple[int, ...], parameters: dict[str, list[int]] | None = None, **attributes: Any) -> Make:
-    def make(rng: np.random.Generator) -> Quantized:
-        held = span(rng, -3, 2)
-        constants = {name: np.asarray(values, np.int64) for name, values in (parameters or {}).items()}
-        return Quantized(operator, [normal(rng, *shape)], [held], held, dict(attributes), parameters=constants)
-
-    return make
-
-
-def resized(mode: str) -> Make:
-    def make(rng: np.random.Generator) -> Quantized:
-        held = span(rng, -3, 2)
-        return Quantized("Resize", [normal(rng, 1, 8, 5, 7)], [held], held, {"mode": mode}, sizes=(1, 8, 11, 13))
-
-    return make
-
-
 def matmul(rng: np.random.Generator) -> Quantized:
     return Quantized("MatMul", [normal(rng, 2, 40, 11), normal(rng, 2, 11, 50)], [span(rng, -3, 2), span(rng, -2, 3)], span(rng, -8, 7))
 
 
 CASES: dict[str, tuple[Make, Bar]] = {
-    "conv": (convolution((1, 8, 12, 11), (16, 8, 3, 3), pads=[1, 1, 1, 1]), PRODUCT),
-    "conv_relu": (convolution((1, 8, 12, 11), (16, 8, 3, 3), "Relu", pads=[1, 1, 1, 1]), PRODUCT),
-    "conv_relu6": (convolution((1, 8, 12, 11), (16, 8, 3, 3), "Relu6", pads=[1, 1, 1, 1]), PRODUCT),
-    "conv_strided_pads": (convolution((1, 8, 12, 12), (16, 8, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2]), PRODUCT),
-    "conv_grouped": (convolution((1, 8, 9, 9), (12, 4, 3, 3), pads=[1, 1, 1, 1], group=2), PRODUCT),
-    "conv_dilated": (convolution((1, 8, 11, 9), (6, 8, 3, 3), pads=[2, 2, 2, 2], dilations=[2, 2]), PRODUCT),
-    "conv_one_dimensional": (convolution((1, 8, 31), (6, 8, 5), pads=[2, 1]), PRODUCT),
-    "depthwise": (convolution((1, 12, 11, 9), (12, 1, 3, 3), pads=[1, 1, 1, 1], group=12), PRODUCT),
-    "depthwise_multiplier": (convolution((1, 6, 11, 9), (12, 1, 3, 3), pads=[0, 1, 1, 0], group=6), PRODUCT),
-    "transposed": (transposed((1, 8, 7, 6), (8, 12, 4, 4), strides=[2, 2], pads=[1, 1, 1, 1]), PRODUCT),
-    "transposed_cut": (transposed((1, 8, 7, 6), (8, 12, 3, 3), strides=[2, 2], pads=[1, 0, 0, 2], output_padding=[1, 0]), PRODUCT),
     "transposed_dilated": (transposed((1, 8, 7, 6), (8, 12, 3, 2), strides=[1, 2], dilations=[2, 1]), PRODUCT),
-    "gemm": (gemm(64, 40), PRODUCT),
     "gemm_untransposed": (gemm(64, 40, transposed=False), PRODUCT),
-    "matmul_weight": (gemm(32, 24, transposed=False, operator="MatMul", leading=(2, 7)), PRODUCT),
     "matmul_activations": (matmul, PRODUCT),
-    "add": (binary("Add"), GENERIC),
-    "add_relu": (binary("Add", "Relu"), GENERIC),
-    "add_channel": (binary("Add", shapes=((1, 8, 9, 7), (1, 8, 1, 1))), GENERIC),
-    "sub": (binary("Sub"), GENERIC),
-    "mul": (binary("Mul"), GENERIC),
-    "mul_channel": (binary("Mul", shapes=((1, 8, 9, 7), (1, 8, 1, 1))), GENERIC),
-    "max_pool": (unary("MaxPool", same=True, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), EXACT),
     "max_pool_dilated": (unary("MaxPool", same=True, kernel_shape=[3, 2], dilations=[2, 2], pads=[1, 1, 1, 1]), EXACT),
     "max_pool_ceil": (unary("MaxPool", same=True, shape=(1, 8, 8, 8), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1), EXACT),
-    "average_pool_odd": (unary("AveragePool", same=True, kernel_shape=[3, 3], strides=[2, 2]), PRODUCT),
     "average_pool_excluding": (unary("AveragePool", same=True, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]), TIES),
-    "average_pool_counting": (unary("AveragePool", same=True, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1), PRODUCT),
-    "global_average_pool": (unary("GlobalAveragePool", shape=(1, 300, 7, 5), same=True), GENERIC),
-    "global_max_pool": (unary("GlobalMaxPool", shape=(1, 30, 7, 5), same=True), EXACT),
-    "reduce_mean": (reduced("ReduceMean", same=False), GENERIC),
     "reduce_max": (reduced("ReduceMax", same=True), EXACT),
-    "sigmoid": (unary("Sigmoid", SOFTMAX), TABLE_LOOKUP),
-    "tanh": (unary("Tanh", TANH), TABLE_LOOKUP),
     "softmax": (unary("Softmax", SOFTMAX, shape=(40, 10), axis=-1), PRODUCT),
     "softmax_channels": (unary("Softmax", SOFTMAX, shape=(1, 10, 6, 5), axis=1), PRODUCT),
-    "leaky_relu_in_float": (unary("LeakyRelu", alpha=0.1), GENERIC),
-    "hard_swish": (unary("HardSwish"), GENERIC),
     "relu_same": (unary("Relu", same=True), EXACT),
     "relu_rescaled": (unary("Relu"), GENERIC),
     "exp_in_float": (unary("Exp", Codes.of(0, 30)), GENERIC),
-    "elu_in_float": (unary("Elu"), GENERIC),
-    "concat": (concat, EXACT),
-    "resize_nearest": (resized("nearest"), EXACT),
-    "resize_linear": (resized("linear"), INTERPOLATED),
-    "reshape": (moved("Reshape", (1, 4, 3, 5), {"s": [1, 2, 6, 5]}), EXACT),
-    "flatten": (moved("Flatten", (2, 4, 3, 5)), EXACT),
-    "transpose": (moved("Transpose", (2, 3, 4, 5), perm=[0, 2, 3, 1]), EXACT),
-    "slice": (moved("Slice", (1, 6, 7, 8), {"s": [1, 2], "e": [4, 8], "a": [1, 3]}), EXACT),
-    "pad_edge": (moved("Pad", (1, 3, 4, 5), {"p": [0, 0, 1, 0, 0, 0, 1, 1]}, mode="edge"), EXACT),
-    "space_to_depth": (moved("SpaceToDepth", (1, 3, 4, 6), blocksize=2), EXACT),
-    "pad": (moved("Pad", (1, 3, 4, 5), {"p": [0, 1, 2, 0, 0, 0, 1, 3]}), EXACT),
 }
 
 
-IN_ONE_PARTITION = [name for name in CASES if name not in ("resize_nearest", "space_to_depth", "max_pool_dilated")]
+IN_ONE_PARTITION = [name for name in CASES if name != "max_pool_dilated"]
 
 
 @pytest.mark.parametrize("name", IN_ONE_PARTITION)

@@ -60,9 +60,10 @@ def bias_scale(operation: Operation) -> Refusal:
 def convolution(operation: Operation, emit: Emitter) -> View:
     """ONNX Conv-11 -> CONV_2D with filters (O, kh, kw, I / group), or DEPTHWISE_CONV_2D with filters (1, kh, kw, O).
 
-    A dynamic one is a hybrid CONV_2D: filters of codes, an image of reals that XNNPACK ranges as a whole (qd8). Padding is SAME only where TFLite splits it as the hub does, else written out. Groups stay one CONV_2D: its kernels know them.
+    Padding is SAME only where TFLite splits it as the hub does, else written out. Groups stay one CONV_2D: its kernels know them. A
+    dynamic one keeps its filters as codes: a hybrid kernel, for which XNNPACK ranges each image as a whole (qd8).
     """
-    operation = with_symmetric_codes(operation, 0)
+    operation = with_codes_of_channels(operation, 0)
     weight = operation.inputs[1]
     assert weight is not None and weight.constant is not None
     window = Window.of(operation, weight.shape[2:])
@@ -209,7 +210,7 @@ def transposed_convolution(operation: Operation, emit: Emitter) -> View:
 
     Its kernel knows no groups: those become the convolution that defines it, over an image with zeros between its elements.
     """
-    operation = with_symmetric_codes(operation, _output_axis(operation))
+    operation = _with_symmetric_codes(operation, _output_axis(operation))
     weight = operation.inputs[1]
     assert weight is not None
     spread = Spread.of(operation, weight.shape[2:])
@@ -227,7 +228,14 @@ def _output_axis(operation: Operation) -> int:
     return 0 if weight.shape[1] == 1 and weight.shape[0] == int(operation.attributes.get("group", 1)) else 1
 
 
-def with_symmetric_codes(operation: Operation, axis: int) -> Operation:
+def with_codes_of_channels(operation: Operation, axis: int) -> Operation:
+    """The weight as reals where its codes suit no hybrid kernel, nor a DEQUANTIZE with scales along ``axis``."""
+    weight = operation.inputs[1]
+    is_whole = weight is not None and weight.encoding is not None and weight.encoding.scale.size == 1
+    return operation if is_whole and not operation.dynamic else _with_symmetric_codes(operation, axis)
+
+
+def _with_symmetric_codes(operation: Operation, axis: int) -> Operation:
     """The weight as reals where its codes have a zero point or scales along another axis: zeros must be code 0, scales the output's.
 
     Args:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgepack.backends.tflite.emit import ACTIVATIONS, Emitter, arithmetic, is_integer, keeps_weight_codes
 from edgepack.backends.tflite.layout import Layout
-from edgepack.backends.tflite.lower.convolution import bias_of, bias_scale, per_channel, symmetric_weights, with_symmetric_codes
+from edgepack.backends.tflite.lower.convolution import bias_of, bias_scale, per_channel, symmetric_weights, with_codes_of_channels
 from edgepack.backends.tflite.program import Options, View
 from edgepack.backends.tflite.table import Refusal, lowers
 from edgepack.quantize.encoding import Encoding
@@ -58,7 +58,7 @@ def _are_activations(operation: Operation) -> bool:
 )
 def gemm(operation: Operation, emit: Emitter) -> View:
     """ONNX Gemm-13, alpha A' B' + beta C -> FULLY_CONNECTED with weights (N, K), or BATCH_MATMUL and ADD."""
-    x = _transposed(emit.take(operation.inputs[0]), bool(operation.attributes.get("transA", 0)))
+    x = _transposed(emit.take(operation.inputs[0]), bool(operation.attributes.get("transA", 0)), emit)
     addend = operation.inputs[2] if len(operation.inputs) > 2 else None
     if not _is_weight(operation):
         return _added(operation, emit, _batched(operation, emit, x), addend)
@@ -74,11 +74,11 @@ def _multiplied(product: View, operation: Operation, emit: Emitter) -> View:
     return product if alpha == 1 else emit.binary("MUL", product, emit.scalar(alpha, product))
 
 
-def _transposed(view: View, wanted: bool) -> View:
+def _transposed(view: View, wanted: bool, emit: Emitter) -> View:
     """The matrix or its transpose, as a renaming."""
     if not wanted:
         return view
-    assert not view.layout.merged
+    view = emit.plain(view) if view.layout.merged else view
     return View(view.tensor, view.layout.transposed((1, 0)), view.non_negative)
 
 
@@ -112,7 +112,7 @@ def fully_connected(operation: Operation, emit: Emitter, x: View, bias: View) ->
 
 def _weights(operation: Operation, emit: Emitter, x: View) -> View:
     """Weights (N, K), columns in the order the features are stored."""
-    right = with_symmetric_codes(operation, 0 if operation.attributes.get("transB") else -1).inputs[1]
+    right = with_codes_of_channels(operation, 0 if operation.attributes.get("transB") else -1).inputs[1]
     assert right is not None and right.constant is not None
     matrix = right.constant.reshape(right.shape if right.rank == 2 else (-1, 1))
     matrix = matrix if operation.attributes.get("transB") else matrix.T
@@ -168,7 +168,7 @@ def matmul(operation: Operation, emit: Emitter) -> View:
 
 def _batched(operation: Operation, emit: Emitter, x: View) -> View:
     """BATCH_MATMUL; a swapped right side is read through ``adjY`` instead of being moved."""
-    y = _transposed(emit.take(operation.inputs[1]), bool(operation.attributes.get("transB", 0)))
+    y = _transposed(emit.take(operation.inputs[1]), bool(operation.attributes.get("transB", 0)), emit)
     x = emit.reshaped(x, (1, *x.shape)) if len(x.shape) == 1 else x
     y = emit.reshaped(y, (*y.shape, 1)) if len(y.shape) == 1 else y
     rank = max(len(x.shape), len(y.shape))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgepack.backends.tflite.emit import ACTIVATIONS, Emitter, arithmetic
 from edgepack.backends.tflite.layout import Layout
 from edgepack.backends.tflite.lower.reduce import reduced
+from edgepack.backends.tflite.lower.selection import MOST_PARTS, picked
 from edgepack.backends.tflite.program import Options, View
 from edgepack.backends.tflite.table import Refusal, always, equal_encodings, lowers, ranks
 from edgepack.backends.tflite.window import WINDOW_ATTRIBUTES, Window, as_hub, as_image, image_output, padded, spatially
@@ -74,12 +75,28 @@ def max_pool(operation: Operation, emit: Emitter) -> View | list[View]:
     x, window = as_image(emit.take(operation.inputs[0]), emit), _reaching(operation)
     has_indices = len(operation.outputs) > 1
     if not (_is_native(window) and not has_indices and window.is_tflite_same):
-        x, window = padded(x, window, emit, _lowest(x, emit)), window.without_padding()
+        x, window = _padded_for_maximum(x, window, emit), window.without_padding()
     if has_indices:
         return _maximum_and_where(operation, emit, x, window)
     if _is_native(window):
         return as_hub(_pool("MAX_POOL_2D", operation, emit, x, window, operation.activation), operation, emit)
     return as_hub(_activated(_by_axis("MAXIMUM", emit, x, window), operation, emit), operation, emit)
+
+
+def _padded_for_maximum(x: View, window: Window, emit: Emitter) -> View:
+    """The image with padding that never wins a maximum: the lowest number, or its own edge.
+
+    Delegates take no PADV2 of codes. A window without gaps that reaches past an edge holds the element at that edge, so repeating it
+    changes no maximum.
+    """
+    lowest = _lowest(x, emit)
+    pads = list(zip(window.begin, window.end, strict=True))
+    if lowest is None or x.encoding is None or window.is_dilated or max(map(sum, pads)) >= MOST_PARTS:
+        return padded(x, window, emit, lowest)
+    for axis, pair in enumerate(pads, 1):
+        if any(pair):
+            x = picked(x, axis, np.pad(np.arange(x.shape[axis]), pair, "edge"), emit)
+    return x
 
 
 def _lowest(x: View, emit: Emitter) -> View | None:

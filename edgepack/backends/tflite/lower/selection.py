@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,17 +73,15 @@ def slice_(operation: Operation, emit: Emitter) -> View:
 
 @lowers("Split", honours={"axis", "num_outputs"}, objects=(constant_inputs(1),), integer=(equal_encodings,))
 def split(operation: Operation, emit: Emitter) -> list[View]:
-    """ONNX Split-18 -> SPLIT for equal parts, else SPLIT_V."""
+    """ONNX Split-18 -> SPLIT for equal parts, else SLICEs: delegates take no SPLIT_V."""
     x = _unmerged(emit.take(operation.inputs[0]), emit)
     axis = int(operation.attributes.get("axis", 0)) % len(x.shape)
-    outputs = [emit.output(operand, x.layout.of(operand.shape)) for operand in operation.outputs]
     sizes = [operand.shape[axis] for operand in operation.outputs]
+    if len(set(sizes)) > 1:
+        return [_part(x, axis, sum(sizes[:index]), size, emit) for index, size in enumerate(sizes)]
+    outputs = [emit.output(operand, x.layout.of(operand.shape)) for operand in operation.outputs]
     position = emit.indices("axis", x.layout.position(axis))
-    count = {"numSplits": len(sizes)}
-    if len(set(sizes)) == 1:
-        emit.run_many("SPLIT", [position, x], outputs, Options("SplitOptions", count))
-    else:
-        emit.run_many("SPLIT_V", [x, emit.indices("sizes", sizes), position], outputs, Options("SplitVOptions", count))
+    emit.run_many("SPLIT", [position, x], outputs, Options("SplitOptions", {"numSplits": len(sizes)}))
     return outputs
 
 
@@ -90,13 +89,15 @@ def split(operation: Operation, emit: Emitter) -> list[View]:
 def gather(operation: Operation, emit: Emitter) -> View:
     """ONNX Gather-13 -> GATHER. TFLite takes no negative index, so constants are wrapped here and others by FLOOR_MOD.
 
-    One constant index is a SLICE, which delegates take.
+    Constant indices that are neighbours are SLICEs, which delegates take.
     """
     x = _unmerged(emit.take(operation.inputs[0]), emit)
     axis = int(operation.attributes.get("axis", 0)) % len(x.shape)
     index = operation.inputs[1]
     if index is not None and index.constant is not None and index.rank == 0:
         return _taken(operation, emit, x, axis, int(index.constant) % x.shape[axis])
+    if index is not None and index.constant is not None and index.rank == 1 and index.constant.size:
+        return picked(x, axis, np.mod(index.constant, x.shape[axis]), emit)
     indices, rank = _wrapped_indices(operation, emit, x.shape[axis])
     if rank > 1:
         x = emit.plain(x)
@@ -177,18 +178,36 @@ def _repeating(operation: Operation, emit: Emitter, x: View, mode: Literal["refl
 
 
 # XNNPACK concatenates so many tensors; a GATHER is left to the builtin kernel.
-_MOST_PARTS = 5
+MOST_PARTS = 5
 
 
 def picked(x: View, axis: int, indices: NDArray[np.int64], emit: Emitter) -> View:
     """Elements ``indices`` of the hub's ``axis``: neighbours together as SLICEs that are joined, or a GATHER where that takes too many."""
+    if repeats(indices):
+        return _repeated(x, axis, repeats(indices), emit)
     runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
     layout = x.layout.of(tuple(len(indices) if held == axis else size for held, size in enumerate(x.shape)))
-    if len(runs) > _MOST_PARTS:
+    if len(runs) > MOST_PARTS:
         options = Options("GatherOptions", {"axis": x.layout.position(axis), "batchDims": 0})
         return emit.run("GATHER", [x, emit.constant("indices", indices)], emit.like(x, layout, "picked"), options)
     parts = [_part(x, axis, int(run[0]), len(run), emit) for run in runs]
     return parts[0] if len(parts) == 1 else concatenated(parts, axis, emit.like(x, layout, "joined"), emit)
+
+
+def repeats(indices: NDArray[np.int64]) -> int:
+    """How often each element of an axis is there, all of them in order and as often as one CONCATENATION can say; 0 for other indices."""
+    count = int(np.count_nonzero(indices == 0))
+    is_even = 1 < count <= MOST_PARTS and np.array_equal(indices, np.repeat(np.arange(len(indices) // count), count))
+    return count if is_even else 0
+
+
+def _repeated(x: View, axis: int, count: int, emit: Emitter) -> View:
+    """Every element of the hub's ``axis`` ``count`` times, its stored row joined with itself."""
+    position = x.layout.position(axis)
+    before, row = math.prod(x.stored[: position + 1]), math.prod(x.stored[position + 1 :])
+    rows = emit.reread(View(x.tensor, Layout.plain(x.stored), x.non_negative), Layout.plain((before, row)))
+    joined = concatenated([rows] * count, 1, emit.like(rows, Layout.plain((before, row * count)), "repeated"), emit)
+    return emit.reread(joined, x.layout.of(tuple(size * count if held == axis else size for held, size in enumerate(x.shape))))
 
 
 def _part(x: View, axis: int, begin: int, count: int, emit: Emitter) -> View:
