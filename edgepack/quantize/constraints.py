@@ -147,7 +147,7 @@ def _is_drowned(node: ir.Node, ranges: Ranges, demands: Demands) -> str:
         return ""
     spans = {value.name or "": _span(*_bounds(value.name or "", ranges, demands.method)) for value in activation_inputs(node)}
     narrow, wide = min(spans, key=lambda name: spans[name]), max(spans, key=lambda name: spans[name])
-    if 0 == spans[narrow] or spans[wide] <= _WIDEST_JOIN * spans[narrow]:
+    if spans[narrow] == 0 or spans[wide] <= _WIDEST_JOIN * spans[narrow]:
         return ""
     return f"the range of '{wide}' is {spans[wide] / spans[narrow]:.0f} times that of '{narrow}', whose codes it would leave too few of"
 

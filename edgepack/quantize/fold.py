@@ -106,6 +106,8 @@ def encoding_of(node: ir.Node) -> Encoding:
     if held is None and node.op_type == "DequantizeLinear" and node.inputs[0] is not None:
         zero_point = np.zeros(scale.shape, dtype_name(node.inputs[0]))
     axis = None if scale.ndim == 0 else int(attributes(node).get("axis", 1))
+    if axis is not None and axis < 0 and node.inputs[0] is not None:
+        axis += len(static_shape(node.inputs[0]))
     return Encoding(scale, zero_point, str(zero_point.dtype), axis)
 
 
@@ -139,6 +141,7 @@ class _Folder:
         assert source is not None
         producer = source.producer()
         if producer is None or not self._is_integer(self._root(producer)):
+            yield from self._as_real(source)
             yield Operation("QuantizeLinear", node.name or "", {}, (_plain(source),), (_codes(node),))
 
     def _dequantize_output(self, node: ir.Node) -> Iterator[Operation]:
@@ -228,8 +231,9 @@ def _is_dequantized(value: ir.Value) -> bool:
 
 
 def _is_only_quantized(value: ir.Value) -> bool:
+    """Whether one QuantizeLinear, and nothing else, reads a value: codes of two encodings come from reals."""
     uses = list(value.uses())
-    return bool(uses) and not value.is_graph_output() and all(use.node.op_type == "QuantizeLinear" for use in uses)
+    return len(uses) == 1 and not value.is_graph_output() and uses[0].node.op_type == "QuantizeLinear"
 
 
 def _quantizer(value: ir.Value) -> ir.Node:

@@ -187,7 +187,8 @@ class TorchProgram:
         from torch.utils._pytree import tree_leaves
 
         try:
-            with torch.inference_mode():
+            # Not inference_mode: there a view of a plain tensor attribute cannot be promoted to float64.
+            with torch.no_grad():
                 returned = module(*arguments)
                 leaves = tree_leaves(returned)
         except Exception as error:

@@ -5,6 +5,7 @@ Every function takes outputs as ``name -> array``, samples stacked on the first 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
@@ -53,6 +54,10 @@ OWN_CODES_DB = 32.0
 # Weight-only schemes compute the very function their hub was simulated with; the order of their fp32 sums is counted apart. 0.5 dB more is
 # noise 9 dB below that of the weight codes: 10 log10(1 + 10^-0.9) = 0.5. A wrong scale or channel costs tens of dB.
 WEIGHTS_BELOW_HUB_DB = 0.5
+
+# Decisions (a class, an index, a truth value) may turn on the last bits of what they were made from. Noise of twice the size (6 dB) turns
+# twice as many; of fp32's 1e-6 it turns about as small a share, so one in a thousand is room enough, and a wrong axis turns most.
+_TURNED, _TURNED_SHARE = 2, 1e-3
 
 # A difference that one printed decimal does not show.
 _UNSAID_DB = 0.05
@@ -114,7 +119,8 @@ def output_parity(name: str, scheme: Scheme, artifact: Outputs, runs: Runs, budg
     """One output against the float64 run, with the floor its scheme sets.
 
     fp32 is held to the student's own fp32 run, fp16 and the 8-bit schemes to what their rounding alone leaves, so that the converter is
-    judged and not the quantization; any other scheme has no floor and is judged by its accuracy. Errors as ``parity``.
+    judged and not the quantization; any other scheme has no floor and is judged by its accuracy. Of integers and truth values it counts
+    how many differ, not how far. Errors as ``parity``.
     """
     reference = _finite(name, "the student's float64 run", _take(name, "the student's float64 run", runs.reference))
     actual = _take(name, "the artifact", artifact, reference.shape)
@@ -183,21 +189,37 @@ def judge_accuracy(accuracy: Accuracy, allowed_drop_points: float, target: str, 
 def _floor(
     name: str, scheme: Scheme, runs: Runs, budget: ParityBudget, student_db: float, reference: NDArray[Any], actual: NDArray[Any]
 ) -> tuple[float | None, str]:
-    is_real = np.issubdtype(reference.dtype, np.floating)
-    if runs.own_codes and is_real:
+    if not np.issubdtype(reference.dtype, np.floating):
+        is_simulated = scheme.name != "fp32" and runs.hub is not None
+        by_itself = _take(name, "the quantized hub", runs.hub or {}, reference.shape) if is_simulated else runs.student[name]
+        return _decisions_floor(reference, by_itself, actual, "quantized hub" if is_simulated else "student's own fp32")
+    if runs.own_codes:
         return _own_codes_floor(budget, student_db)
-    if is_real and reference.any() and student_db < LOWEST_STUDENT_DB:
+    if reference.any() and student_db < LOWEST_STUDENT_DB:
         return LOWEST_STUDENT_DB, f"the student's own fp32 run is only {max(student_db, WORST_DB):.1f} dB from it: one of the two is wrong"
     if scheme.name == "fp32":
         return _below(student_db, budget.fp32_below_student_db, "student's own fp32")
     if scheme.name not in _SIMULATED:
         return None, f"{scheme.name} has no floor: judged by its accuracy"
-    if not np.issubdtype(reference.dtype, np.floating):
-        return None, "not a real-valued output: judged by its accuracy"
     if runs.hub is None:
         raise VerifyError(f"{scheme.name} has no run of the quantized hub to compare with", "simulate the quantized hub before verifying")
     hub = _finite(name, "the quantized hub", _take(name, "the quantized hub", runs.hub, reference.shape))
     return _quantized_floor(reference, hub, actual, _SIMULATED[scheme.name](budget, student_db))
+
+
+def _decisions_floor(reference: NDArray[Any], by_itself: NDArray[Any], actual: NDArray[Any], what: str) -> tuple[float | None, str]:
+    """For integers and truth values: how many may differ from the reference, said in dB as if each differed as those of ``actual`` do.
+
+    Args:
+        by_itself: the run whose rounding alone the artifact may have, and ``what`` it is.
+    """
+    turned, differing = int((by_itself != reference).sum()), int((actual != reference).sum())
+    allowed = max(_TURNED * turned + math.floor(_TURNED_SHARE * reference.size), 1)
+    reason = f"{differing} of {reference.size} numbers differ, {turned} in the {what}, {allowed} allowed"
+    measured = sqnr_db(reference, actual)
+    if not math.isfinite(measured):
+        return (None if differing <= allowed else LOWEST_QUANTIZED_DB), reason
+    return max(measured + 10 * math.log10(differing / allowed), WORST_DB), reason
 
 
 def _own_codes_floor(budget: ParityBudget, student_db: float) -> tuple[float, str]:

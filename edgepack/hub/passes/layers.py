@@ -63,12 +63,21 @@ def _can_absorb(linear: ir.Node, norm: ir.Node) -> bool:
 def normalize_gemm(model: ir.Model) -> bool:
     """Gemm with constant weights becomes x @ W^T + b: transB = 1, alpha = beta = 1, all three folded into the constants.
 
-    Source: ONNX Gemm-13, Y = alpha * A' * B' + beta * C. A Gemm whose operands are computed, or whose A is transposed, is left. A bias
-    that differs from row to row is added by itself.
+    Source: ONNX Gemm-13, Y = alpha * A' * B' + beta * C. A Gemm whose weights or bias are computed is left. A is transposed, and a bias
+    that differs from row to row is added, by a node of its own.
     """
-    changed = [respell(model.graph, node, _without_rows) for node in list(model.graph) if node.op_type == "Gemm"]
+    changed = [respell(model.graph, node, _turned) for node in list(model.graph) if node.op_type == "Gemm"]
+    changed += [respell(model.graph, node, _without_rows) for node in list(model.graph) if node.op_type == "Gemm"]
     changed += [_plain_gemm(model.graph, node) for node in list(model.graph) if node.op_type == "Gemm"]
     return any(changed)
+
+
+def _turned(node: ir.Node, spell: Spelling) -> list[ir.Value] | None:
+    """transA as a Transpose, where the weight is constant."""
+    if not attribute(node, "transA", 0) or constant(node.inputs[1]) is None:
+        return None
+    kept = {name: attribute(node, name) for name in ("alpha", "beta", "transB") if name in node.attributes}
+    return [spell("Gemm", spell("Transpose", node.inputs[0], perm=[1, 0]), *node.inputs[1:], **kept)]
 
 
 def _without_rows(node: ir.Node, spell: Spelling) -> list[ir.Value] | None:
@@ -84,7 +93,7 @@ def _without_rows(node: ir.Node, spell: Spelling) -> list[ir.Value] | None:
 def _plain_gemm(graph: ir.Graph, node: ir.Node) -> bool:
     weight, bias = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else None
     unknown_bias = len(node.inputs) > 2 and node.inputs[2] is not None and bias is None
-    if weight is None or unknown_bias or attribute(node, "transA", 0) or _gemm_is_plain(node):
+    if weight is None or unknown_bias or _gemm_is_plain(node):
         return False
     alpha, beta, transposed = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), attribute(node, "transB", 0)
     plain = (weight if transposed else weight.T) * weight.dtype.type(alpha)
@@ -100,17 +109,12 @@ def _gemm_is_plain(node: ir.Node) -> bool:
     weight, bias = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else None
     scaled = attribute(node, "alpha", 1.0) != 1.0 or (bias is not None and attribute(node, "beta", 1.0) != 1.0)
     fits = bias is None or weight is None or bias.shape == weight.shape[:1]
-    return attribute(node, "transB", 0) == 1 and not scaled and fits
+    return attribute(node, "transB", 0) == 1 and not attribute(node, "transA", 0) and not scaled and fits
 
 
 def gemms_are_plain(model: ir.Model) -> str | None:
     for node in model.graph:
-        if (
-            node.op_type == "Gemm"
-            and constant(node.inputs[1]) is not None
-            and not attribute(node, "transA", 0)
-            and not _gemm_is_plain(node)
-        ):
+        if node.op_type == "Gemm" and constant(node.inputs[1]) is not None and not _gemm_is_plain(node):
             computed_bias = len(node.inputs) > 2 and node.inputs[2] is not None and constant(node.inputs[2]) is None
             if not computed_bias:
                 return f"{label(node)} is not x @ W^T + b"

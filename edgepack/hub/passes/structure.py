@@ -78,7 +78,16 @@ def drop_unused(model: ir.Model) -> bool:
 def strip_defaults(model: ir.Model) -> bool:
     """Remove attributes that say what their absence says, so that a backend's table sees only what means something."""
     changed = [_strip(node, name) for node in model.graph for name in list(node.attributes)]
+    changed += [_strip_dilations(node) for node in model.graph]
     return any(changed)
+
+
+def _strip_dilations(node: ir.Node) -> bool:
+    """Dilations of 1 along each axis, which the schema has no default for: onnxruntime's integer average pool knows no such attribute."""
+    if set(attribute(node, "dilations") or ()) != {1}:
+        return False
+    set_attributes(node, {"dilations": None})
+    return True
 
 
 def _strip(node: ir.Node, name: str) -> bool:

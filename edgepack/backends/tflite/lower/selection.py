@@ -77,9 +77,10 @@ def split(operation: Operation, emit: Emitter) -> list[View]:
     x = _unmerged(emit.take(operation.inputs[0]), emit)
     axis = int(operation.attributes.get("axis", 0)) % len(x.shape)
     sizes = [operand.shape[axis] for operand in operation.outputs]
-    if len(set(sizes)) > 1:
-        return [_part(x, axis, sum(sizes[:index]), size, emit) for index, size in enumerate(sizes)]
     outputs = [emit.output(operand, x.layout.of(operand.shape)) for operand in operation.outputs]
+    # SPLIT has no kernel for booleans, SLICE has.
+    if len(set(sizes)) > 1 or operation.outputs[0].dtype == "bool":
+        return [_sliced(x, axis, sum(sizes[:index]), output, emit) for index, output in enumerate(outputs)]
     position = emit.indices("axis", x.layout.position(axis))
     emit.run_many("SPLIT", [position, x], outputs, Options("SplitOptions", {"numSplits": len(sizes)}))
     return outputs
@@ -124,7 +125,8 @@ def _wrapped_indices(operation: Operation, emit: Emitter, size: int) -> tuple[Vi
     if operand.constant is not None:
         return emit.constant("indices", np.mod(operand.constant, size)), operand.rank
     held = emit.plain(emit.take(operand))
-    return emit.binary("FLOOR_MOD", held, emit.scalar(size, held), Options("FloorModOptions")), operand.rank
+    divisor = emit.constant("size", np.full((1,) * operand.rank, size, held.tensor.dtype))
+    return emit.binary("FLOOR_MOD", held, divisor, Options("FloorModOptions")), operand.rank
 
 
 def _not_negative(operation: Operation) -> Refusal:
@@ -215,9 +217,13 @@ def _part(x: View, axis: int, begin: int, count: int, emit: Emitter) -> View:
     if count == x.shape[axis]:
         return x
     layout = x.layout.of(tuple(count if held == axis else size for held, size in enumerate(x.shape)))
+    return _sliced(x, axis, begin, emit.like(x, layout, "part"), emit)
+
+
+def _sliced(x: View, axis: int, begin: int, output: View, emit: Emitter) -> View:
+    """As many elements of the hub's ``axis`` from ``begin`` on as ``output`` holds."""
     begins = emit.indices("begin", [begin if held == axis else 0 for held in x.layout.order])
-    inputs = [x, begins, emit.indices("size", layout.stored)]
-    return emit.run("SLICE", inputs, emit.like(x, layout, "part"), Options("SliceOptions"))
+    return emit.run("SLICE", [x, begins, emit.indices("size", output.stored)], output, Options("SliceOptions"))
 
 
 def _pad_value(operation: Operation) -> Any:
