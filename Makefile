@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint slow conformance conformance-mil distil segmentation bench bench-efficientnet bench-peers clean
+.PHONY: demo test lint slow conformance conformance-mil fuzz distil segmentation bench bench-efficientnet bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgepack demo --out pack
@@ -32,6 +32,12 @@ conformance: $(VENV)/.dev
 # Apple's operator tests, from the coremltools wheel, on the MIL interpreter.
 conformance-mil: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance_mil.apple --jobs $(JOBS) --write
+
+# Random graphs of supported operators through every backend, against float64 and onnxruntime. SEED chooses which.
+SEED ?= 1
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --graphs 2000 --seed $(SEED) --jobs $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --graphs 500 --seed $(SEED) --jobs $(JOBS) --scheme w8a8
 
 # Retrain the digits student from scratch, deterministically.
 distil: $(VENV)/.dev

@@ -17,7 +17,7 @@ from edgepack.calibration.pixels import pixels_of
 from edgepack.calibration.readers import Request, Samples, read
 from edgepack.converter.step import Progress
 from edgepack.pack.manifest import CalibrationRecord
-from edgepack.student.spec import LARGEST_PIXEL, StudentDescription
+from edgepack.student.spec import LARGEST_PIXEL, StudentDescription, row_of_scores
 
 # Golden inputs that a pack carries: enough for a stable SQNR, few enough to stay small (DESIGN: 16 parity samples).
 GOLDEN_SAMPLES = 16
@@ -37,7 +37,8 @@ def collect(student: Path, manifest: Path, out: Path, progress: Progress, as_pix
     for kind, source in {"calibration": given.calibration, "evaluation": given.evaluation}.items():
         if source is not None:
             request = Request(source, manifest.resolve().parent, described, described.preprocessing, progress)
-            held = checked(read(request), described.inputs, len(described.labels), kind)
+            held = read(request)
+            checked(held, described.inputs, len(described.labels) or _classes_of(described, held), kind)
             sets[kind] = pixels_of(held, described, kind) if as_pixels else held
             sets[kind].save(out / f"{kind}.npz")
     calibration, evaluation = sets["calibration"], sets.get("evaluation")
@@ -47,6 +48,13 @@ def collect(student: Path, manifest: Path, out: Path, progress: Progress, as_pix
     held_out = (evaluation.count, set_digest(evaluation)) if evaluation is not None else (0, "")
     facts = CalibrationRecord(given.name, given.licence, calibration.count, held_out[0], set_digest(calibration), held_out[1])
     (out / "samples.json").write_bytes(msgspec.json.encode(facts))
+
+
+def _classes_of(student: StudentDescription, samples: Samples) -> int:
+    """Of a student without class names: how many classes the labels of a set may name, 0 where its first output does not say."""
+    is_list = samples.labels is not None and samples.labels.ndim == 1
+    scores = row_of_scores(student.outputs) if is_list else 0
+    return scores if scores > 1 else 0
 
 
 def _golden(samples: Samples) -> Samples:

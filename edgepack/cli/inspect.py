@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.cli.build import CalibrationOption, Json, MemoryOption, SchemeOption, TargetOption, TimeoutOption
+from edgepack.cli.build import CalibrationOption, Json, MemoryOption, TargetOption, TimeoutOption
 
 if TYPE_CHECKING:
     from edgepack.backends.table import Obstacle
@@ -26,7 +26,7 @@ SubjectArgument = Annotated[
 def command(
     model: SubjectArgument,
     target: TargetOption = None,
-    scheme: SchemeOption = None,
+    scheme: Annotated[list[str] | None, typer.Option("--scheme", "-s", help="Of a pack, only this scheme; repeat.")] = None,
     calibration: CalibrationOption = None,
     timeout: TimeoutOption = 600,
     memory: MemoryOption = 8,

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.cli.build import Json, MemoryOption, SchemeOption, TargetOption, TimeoutOption
+from edgepack.cli.build import Json, MemoryOption, TimeoutOption
 
 if TYPE_CHECKING:
     from edgepack.pack.run import Answer
+
+PackTargetOption = Annotated[list[str] | None, typer.Option("--target", "-t", help="Target; repeat. Default: all of the pack.")]
+PackSchemeOption = Annotated[list[str] | None, typer.Option("--scheme", "-s", help="Scheme; repeat. Default: all of the pack.")]
 
 
 def command(
     pack: Annotated[Path, typer.Argument(help="Folder of a pack.")],
     input: Annotated[Path, typer.Argument(help="An image, an .npz by input name, or an .npy.")],
-    target: TargetOption = None,
-    scheme: SchemeOption = None,
+    target: PackTargetOption = None,
+    scheme: PackSchemeOption = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
     time: Annotated[bool, typer.Option(help="Also time it (20 queries, this machine).")] = True,
     timeout: TimeoutOption = 120,

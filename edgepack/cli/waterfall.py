@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgepack.cli.build import Json, MemoryOption, TimeoutOption
+from edgepack.cli.run import PackSchemeOption, PackTargetOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,8 +27,8 @@ _NAME, _OPERATORS = 28, 16
 
 def command(
     pack: Annotated[Path, typer.Argument(help="Folder of a pack.")],
-    target: Annotated[list[str] | None, typer.Option("--target", "-t", help="Target; repeat. Default: all of the pack.")] = None,
-    scheme: Annotated[list[str] | None, typer.Option("--scheme", "-s", help="Scheme; repeat. Default: all of the pack.")] = None,
+    target: PackTargetOption = None,
+    scheme: PackSchemeOption = None,
     samples: Annotated[int, typer.Option(min=1, help="Golden samples to run, at most what the pack holds.")] = 4,
     every: Annotated[bool, typer.Option("--all", help="Show every value, not the ten costliest layers.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write every value of every artifact as .csv.")] = None,

@@ -59,7 +59,7 @@ QUICK = PROFILES["quick"]
 def profile(name: str) -> Profile:
     """The profile called ``name``; InputError when there is none."""
     if name not in PROFILES:
-        raise InputError(f"latency profile '{name}' is not known", f"use {', '.join(PROFILES)}")
+        raise InputError(f"latency profile '{name}' is not known", f"use {', '.join(PROFILES)} or none")
     return PROFILES[name]
 
 

@@ -139,16 +139,23 @@ class ImagePreprocessing(msgspec.Struct, frozen=True):
         return ImageOps.fit(image, size, method) if self.resize == "cover" else image.resize(size, method)
 
 
+def row_of_scores(outputs: Sequence[TensorSpec]) -> int:
+    """How many scores the first output has where it is one row of them, 0 where it is not."""
+    if not outputs or not (outputs[0].dtype or "float32").startswith(("float", "bfloat")):
+        return 0
+    sizes = [size for size in outputs[0].shape or () if isinstance(size, int)]
+    return sizes[-1] if sizes and sizes[-1] == math.prod(sizes) else 0
+
+
 def refuse_unfitting_labels(labels: Sequence[str], outputs: Sequence[TensorSpec]) -> None:
     """StudentError when there are labels and the first output is one row of scores of another length.
 
     Other outputs (boxes, a mask) have their classes where their author put them, and are left alone.
     """
-    sizes = [size for size in (outputs[0].shape or () if outputs else ()) if isinstance(size, int)]
-    is_row = bool(sizes) and sizes[-1] == math.prod(sizes)
-    if labels and is_row and sizes[-1] != len(labels):
+    classes = row_of_scores(outputs)
+    if labels and classes and classes != len(labels):
         raise StudentError(
-            f"the student has {len(labels)} labels and output '{outputs[0].name}' has {sizes[-1]} classes on its last axis",
+            f"the student has {len(labels)} labels and output '{outputs[0].name}' has {classes} classes on its last axis",
             "give one label a class in the order of that axis, or leave labels out",
         )
 

@@ -149,15 +149,20 @@ def accuracy(artifact: NDArray[Any], student: NDArray[Any], labels: NDArray[Any]
     """Top-1 accuracy of an artifact, and what it loses against the student on the same samples.
 
     Args:
-        artifact, student: class scores of the evaluation set, (samples, classes); axes of size 1 between the two are dropped.
+        artifact, student: class scores of the evaluation set, (samples, classes); axes of size 1 between the two are dropped. Or, of a
+            student that names the class itself, one integer a sample.
         labels: (samples,) integers, the right classes.
 
     Raises:
         VerifyError: the shapes do not fit, or a label names no class.
     """
-    scores, scores_student = class_scores(artifact, student)
-    truth = _labels(labels, scores)
-    classes, classes_student = top1(scores), top1(scores_student)
+    if names_classes(student):
+        classes, classes_student = artifact.reshape(-1), student.reshape(-1)
+        truth = _labels(labels, len(student), None)
+    else:
+        scores, scores_student = class_scores(artifact, student)
+        truth = _labels(labels, *scores.shape)
+        classes, classes_student = top1(scores), top1(scores_student)
     right, right_student = classes == truth, classes_student == truth
     return Accuracy(
         samples=len(truth),
@@ -360,12 +365,17 @@ def _scores(source: str, array: NDArray[Any]) -> NDArray[Any]:
     return array.reshape(len(array), array.shape[-1])
 
 
-def _labels(labels: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.int64]:
-    samples, classes = scores.shape
+def names_classes(student: NDArray[Any]) -> bool:
+    """Whether an output is one integer a sample: the class itself, not scores."""
+    return np.issubdtype(student.dtype, np.integer) and student.size == len(student)
+
+
+def _labels(labels: NDArray[Any], samples: int, classes: int | None) -> NDArray[np.int64]:
+    """The labels as int64 (samples,); ``classes`` None where their number is not known."""
     if labels.shape != (samples,) or not np.issubdtype(labels.dtype, np.integer):
         raise VerifyError(
             f"labels are {labels.dtype} of shape {labels.shape}, not integers of ({samples},)", "give one class index a sample"
         )
-    if labels.min() <= NO_CLASS or labels.max() >= classes:
+    if labels.min() <= NO_CLASS or (classes is not None and labels.max() >= classes):
         raise VerifyError(f"labels span {labels.min()}..{labels.max()}, outside the {classes} classes", "check the evaluation set's labels")
     return labels.astype(np.int64)

@@ -23,7 +23,7 @@ from edgepack.quantize.constraints import Constraints
 from edgepack.quantize.scheme import Scheme
 from edgepack.student.load import load_function
 from edgepack.targets import Target
-from edgepack.verify.judge import HALF_PRECISION_DB, ParityBudget, Runs, accuracy, judge_accuracy, judge_parity, parity
+from edgepack.verify.judge import HALF_PRECISION_DB, ParityBudget, Runs, accuracy, judge_accuracy, judge_parity, names_classes, parity
 from edgepack.verify.masks import segmentation_accuracy
 from edgepack.verify.unlabelled import agreement_with_student
 
@@ -135,7 +135,8 @@ class Held:
 def _accuracy(held: Held, metrics: Sequence[str]) -> Accuracy | None:
     """Mean IoU where the labels are masks, else top-1 accuracy of the first output.
 
-    None without labels, or when that output is not one row of class scores a sample. Masks that no output fits are refused, unless the
+    None without labels, or when that output is neither a class nor one row of class scores a sample: of a single score (a logit, a
+    probability, an estimate) nobody said where it parts two classes. Masks that no output fits are refused, unless the
     user has metrics of their own that may know what to do with them.
     """
     labels, name = held.samples.labels, next(iter(held.student))
@@ -144,7 +145,8 @@ def _accuracy(held: Held, metrics: Sequence[str]) -> Accuracy | None:
         return None
     if labels.ndim > 1:
         return _segmentation(held, labels, metrics)
-    if scores.ndim < 2 or scores.size != len(scores) * scores.shape[-1]:
+    is_row = scores.ndim > 1 and len(scores) < scores.size == len(scores) * scores.shape[-1]
+    if not is_row and not names_classes(scores):
         return None
     return accuracy(held.artifact[name], scores, labels)
 

@@ -136,3 +136,23 @@ def test_arrays_on_disk_are_the_same_bytes_for_the_same_arrays(tmp_path: Path) -
         save_arrays(tmp_path / name, arrays)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert load_arrays(tmp_path / "a.npz")["file"].tolist() == [0, 1, 2]
+
+
+def test_labels_beyond_the_scores_of_a_student_without_class_names_stop_the_build_early(tmp_path: Path) -> None:
+    folder, data = project(tmp_path)
+    unnamed = msgspec.structs.replace(STUDENT, labels=())
+    (folder / "student.json").write_bytes(msgspec.json.encode(unnamed))
+    collect(folder / "student.json", folder / "set.toml", folder, nothing)
+    np.savez(folder / "e.npz", x=data[20:], label=np.arange(40) % 3)
+    with pytest.raises(CalibrationError, match=r"evaluation label 2 of sample 2 is outside 0\.\.1"):
+        collect(folder / "student.json", folder / "set.toml", folder, nothing)
+
+
+@pytest.mark.parametrize("output", [TensorSpec("class", "int64", (1,)), TensorSpec("score", "float32", (1, 1))])
+def test_labels_of_a_student_that_gives_a_class_or_one_score_are_not_held_against_its_size(tmp_path: Path, output: TensorSpec) -> None:
+    folder, data = project(tmp_path)
+    student = msgspec.structs.replace(STUDENT, labels=(), outputs=(output,))
+    (folder / "student.json").write_bytes(msgspec.json.encode(student))
+    np.savez(folder / "e.npz", x=data[20:], label=np.arange(40) % 7)
+    collect(folder / "student.json", folder / "set.toml", folder, nothing)
+    assert Samples.open(folder / "evaluation.npz").count == 40

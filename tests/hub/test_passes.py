@@ -71,20 +71,20 @@ def test_a_gemm_weight_that_another_node_reads_keeps_its_value_there() -> None:
     kept(nodes, {"w": normal(3, 5)}, {"x": [2, 3]})
 
 
-@pytest.mark.parametrize("options", [{"transA": 1}, {}], ids=["transposed input", "computed weights"])
-def test_a_gemm_that_is_no_layer_is_left(options: dict[str, int]) -> None:
-    if options:
-        form = kept([node("Gemm", ["x", "w"], ["y"], **options)], {"w": normal(3, 5)}, {"x": [3, 2]})
-    else:
-        form = kept([node("Gemm", ["x", "w"], ["y"], alpha=2.0)], {}, {"x": [2, 3], "w": [3, 5]})
-    assert operators(form) == ["Gemm"]
+def test_a_transposed_input_is_turned_by_a_node_of_its_own() -> None:
+    form = kept([node("Gemm", ["x", "w"], ["y"], transA=1)], {"w": normal(3, 5)}, {"x": [3, 2]})
+    assert operators(form) == ["Transpose", "Gemm"]
 
 
 @pytest.mark.parametrize("bias", [(2, 1), (2, 5)])
-def test_a_bias_for_each_row_is_refused(bias: tuple[int, int]) -> None:
-    proto = model([node("Gemm", ["x", "w", "k"], ["y"])], {"x": [2, 3]}, Y, {"w": normal(3, 5), "k": normal(*bias)})
-    with pytest.raises(HubError, match="Gemm 'Gemm_y' has a bias of shape"):
-        canonical(proto, {"x": normal(2, 3)})
+def test_a_bias_that_differs_by_row_is_added_by_a_node_of_its_own(bias: tuple[int, int]) -> None:
+    form = kept([node("Gemm", ["x", "w", "c"], ["y"], beta=2.0)], {"w": normal(3, 5), "c": normal(*bias)}, {"x": [2, 3]})
+    assert operators(form) == ["Gemm", "Add"]
+
+
+def test_a_gemm_of_computed_weights_is_left() -> None:
+    form = kept([node("Gemm", ["x", "w"], ["y"], alpha=2.0)], {}, {"x": [2, 3], "w": [3, 5]})
+    assert operators(form) == ["Gemm"]
 
 
 @pytest.mark.parametrize("axes", [[2, 3], [-1, -2], [3, 2]])
@@ -120,11 +120,9 @@ def test_automatic_padding_is_written_out(kind: str, window: list[int], strides:
     assert "auto_pad" not in attributes(form, 1)
 
 
-def test_a_max_pool_that_onnx_and_onnxruntime_read_differently_is_refused() -> None:
-    """onnx's evaluator gives SAME_LOWER max pools another shape than onnxruntime does."""
-    proto = model([node("MaxPool", ["x"], ["y"], kernel_shape=[3, 2], strides=[2, 3], auto_pad="SAME_LOWER")], X, Y)
-    with pytest.raises(HubError, match="onnxruntime and float64 give different infinities, NaNs or shapes"):
-        canonical(proto, {"x": normal(1, 4, 8, 8)})
+def test_a_max_pool_whose_shape_onnx_evaluates_wrongly_is_kept_right() -> None:
+    """onnx 1.23's own evaluator gives SAME_LOWER max pools another shape than its shape inference and onnxruntime do."""
+    kept([node("MaxPool", ["x"], ["y"], kernel_shape=[3, 2], strides=[2, 3], auto_pad="SAME_LOWER")], {})
 
 
 def test_automatic_padding_of_an_open_size_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from edgepack.calibration.observe import Ranges
+from edgepack.quantize.apply import quantize_static
 from edgepack.quantize.constraints import Constraints, Demands, QuantizeError, affine, resolve, round_scales, weight_encoding
 from edgepack.quantize.placement import integer_nodes
-from tests.quantize.graphs import convolution, hub, ranges_of
+from edgepack.verify.metrics import sqnr_db
+from tests.quantize.graphs import convolution, hub, ranges_of, run_all, samples
 
 
 def _resolved(model: ir.Model, demands: Demands | None = None) -> Constraints:
@@ -117,7 +120,8 @@ def test_a_tensor_wider_than_a_prescribed_range_is_never_clipped_to_it() -> None
         [
             helper.make_node("Sigmoid", ["x"], ["s"]),
             helper.make_node("Mul", ["x", "thirty"], ["m"]),
-            helper.make_node("Concat", ["s", "m"], ["y"], axis=1),
+            helper.make_node("Concat", ["s", "m"], ["c"], axis=1),
+            helper.make_node("Relu", ["c"], ["y"]),
         ],
         {"thirty": np.float32(30)},
     )
@@ -186,3 +190,45 @@ def test_the_bias_of_a_channel_of_zeros_is_as_exact_as_the_others() -> None:
     held = weight_encoding(weight, 0, bias, 0.4, Demands())
     step = 0.4 * held.scale.astype(np.float64)
     assert np.abs(np.rint(bias / step) * step - bias).max() <= 0.4 * np.abs(weight).max() / 127 / 2 + 1e-9
+
+
+def _detector(factor: float, *after: onnx.NodeProto) -> ir.Model:
+    """Scores of a few tenths joined with coordinates ``factor`` times as large, then ``after``, which makes y."""
+    random = np.random.default_rng(3)
+    weight = (random.standard_normal((3, 3, 1, 1)) * 0.2).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "boxes"], ["b"]),
+        helper.make_node("Conv", ["x", "scores"], ["s"]),
+        helper.make_node("Concat", ["b", "s"], ["m"], axis=1),
+        *after,
+    ]
+    return hub(
+        nodes,
+        {"boxes": weight * np.float32(factor), "scores": weight, "shape": np.asarray([1, 6, 64]), "mix": np.ones((1, 6, 1, 1), np.float32)},
+    )
+
+
+def _way_out() -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    return helper.make_node("Reshape", ["m", "shape"], ["r"]), helper.make_node("Transpose", ["r"], ["y"], perm=[0, 2, 1])
+
+
+@pytest.mark.parametrize("factor", [20, 1000])
+def test_scores_joined_with_coordinates_on_the_way_out_keep_codes_of_their_own(factor: float) -> None:
+    """In one encoding a factor of 1000 leaves every score the same code. 30 dB: what a Conv of 8-bit operands keeps by itself."""
+    model = _detector(factor, *_way_out())
+    quantized, constraints = quantize_static(model, ranges_of(model), Demands())
+    assert "the range of 'b'" in next(iter(constraints.real.values()))
+    exact, coded = (run_all(each, samples(4))[..., 3:] for each in (model, quantized))
+    assert sqnr_db(exact, coded) > 30
+
+
+def test_a_join_stays_in_codes_where_its_tensors_reach_alike_or_a_weighted_node_reads_it() -> None:
+    for model in (_detector(2, *_way_out()), _detector(1000, helper.make_node("Conv", ["m", "mix"], ["y"]))):
+        assert _resolved(model).real == {}
+
+
+def test_what_only_moves_codes_stays_real_after_a_join_that_does() -> None:
+    """Codes of the joined tensor would undo what the join was left real for."""
+    model = _detector(1000, *_way_out())
+    _, kept = resolve(integer_nodes(model.graph), ranges_of(model), Demands())
+    assert [node.op_type for node in kept] == ["Conv", "Conv"]

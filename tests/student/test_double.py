@@ -72,6 +72,14 @@ def test_an_in_place_update_reaches_the_tensor_it_names() -> None:
     np.testing.assert_allclose(result, truth, rtol=0, atol=FLOAT64)
 
 
+def test_a_view_of_a_tensor_that_is_no_parameter_is_promoted_too() -> None:
+    """As anchors of a detector are held: a plain attribute, which ``module.double()`` leaves as it is."""
+    module = Of1(lambda self, x: x / 3 * self.anchors[0].view(1, 1, 8))
+    module.anchors = torch.full((2, 8), 3, dtype=torch.float32)
+    result = Student(module, (torch.from_numpy(X),), ["x"], ["y"]).program.run_float64({"x": X})["y"]
+    np.testing.assert_allclose(result, X.astype(np.float64), rtol=0, atol=FLOAT64)
+
+
 def test_integers_stay_integers() -> None:
     program = Student(torch.nn.Embedding(4, 2), (torch.tensor([1, 3]),), ["ids"], ["y"]).program
     assert program.run_float64({"ids": np.asarray([1, 3])})["y"].dtype == np.float64

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "digits"))
-from data import Digits, Split, load, split  # noqa: E402  (the digits student's own split)
+from digits_data import Digits, Split, load, split  # noqa: E402  (the digits student's own split)
 
 SIZE = 96
 EVALUATION_SCENES = 200

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from data import Digits, Split, labelled, load, split
+from digits_data import Digits, Split, labelled, load, split
 from digits_model import DigitsStudent, DigitsTeacher, parameter_count
 from safetensors.torch import save
 from torch import Tensor, nn

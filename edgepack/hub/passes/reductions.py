@@ -82,6 +82,22 @@ def reduce_extreme_of_bool(node: ir.Node, spell: Spelling) -> Values | None:
     return [spell("Cast", _reduced(node.op_type, number, node, spell), to=ir.DataType.BOOL)]
 
 
+def reduce_nothing(node: ir.Node, spell: Spelling) -> Values | None:
+    """No axes, and an attribute that says that none are reduced."""
+    return [spell("Identity", _data(node))] if _keeps_all(node) else None
+
+
+def _keeps_all(node: ir.Node) -> bool:
+    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    is_given = len(node.inputs) > 1 and node.inputs[1] is not None
+    return bool(attribute(node, "noop_with_empty_axes", 0)) and (not is_given or (axes is not None and axes.size == 0))
+
+
+def reduce_extreme(node: ir.Node, spell: Spelling) -> Values | None:
+    """Extremes of nothing, or of booleans."""
+    return reduce_nothing(node, spell) or reduce_extreme_of_bool(node, spell)
+
+
 def _over_known_axes(speller: Speller) -> Speller:
     """Axes computed at run time leave shapes open: such a node stays, for a backend to take or to refuse by its name."""
 
@@ -107,7 +123,8 @@ _FORMS: dict[str, Speller] = {
     "ReduceSumSquare": reduce_sum_square,
     "ReduceLogSum": reduce_log_sum,
     "ReduceLogSumExp": reduce_log_sum_exp,
-    "ReduceMax": reduce_extreme_of_bool,
-    "ReduceMin": reduce_extreme_of_bool,
+    "ReduceMax": reduce_extreme,
+    "ReduceMin": reduce_extreme,
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceProd"), reduce_nothing),
 }
 SPELLERS: dict[str, Speller] = {operator: _over_known_axes(form) for operator, form in _FORMS.items()}

