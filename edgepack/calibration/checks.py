@@ -76,7 +76,8 @@ def _check_array(array: NDArray[Any], spec: TensorSpec, kind: str) -> None:
     )
     if not fits:
         raise CalibrationError(
-            f"{name} has samples of shape {list(array.shape[1:])}, the student takes {list(wanted)}", "include the batch dimension"
+            f"{name} has samples of shape {list(array.shape[1:])}, the student takes {list(wanted)}",
+            f"give an array of shape [samples, {', '.join(map(str, wanted))}]",
         )
     if str(array.dtype) != spec.dtype:
         raise CalibrationError(f"{name} is {array.dtype}, the student takes {spec.dtype}", f"convert the samples to {spec.dtype}")

@@ -126,11 +126,14 @@ _TRUTH = {
 
 
 def legend(pack: Pack) -> str:
-    """What the truth kinds of the table mean, why a time is missing, and where int8 does not pay."""
+    """What the truth kinds of the table mean, why a time or an accuracy is missing, and where int8 does not pay."""
+    from edgepack.pack.manifest import NOTHING_MEASURED
+
     kinds = dict.fromkeys(artifact.parity.truth for artifact in pack.artifacts)
     missing = {artifact.target: artifact.no_latency for artifact in pack.artifacts if artifact.no_latency}
     lines = [_TRUTH[kind] for kind in kinds if kind in _TRUTH]
     lines += [f"{target}: no latency ({reason})" for target, reason in missing.items()]
+    lines += dict.fromkeys(note for artifact in pack.artifacts for note in artifact.notes if note == NOTHING_MEASURED)
     lines += [
         f"{artifact.target} {artifact.scheme}: {line}"
         for artifact in pack.artifacts

@@ -97,7 +97,7 @@ class Assembler:
             latency=latency,
             no_latency="" if latency else _why_no_latency(described, failures),
             minimum_os=described.minimum_os,
-            notes=(*described.notes, *_session_notes(facts.session)),
+            notes=(*described.notes, *verdict.notes, *_session_notes(facts.session)),
             findings=self._findings(branch),
             failures=failures,
         )

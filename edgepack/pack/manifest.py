@@ -14,6 +14,11 @@ from edgepack.backends.artifact import Binding, Finding
 from edgepack.student.spec import StudentDescription
 
 SCHEMA = 1
+# The note of an artifact that was run on an evaluation set of which nothing could be made.
+NOTHING_MEASURED = (
+    "nothing was measured on the evaluation set: it has no labels that fit the first output (a class, a row of class scores, or a mask for "
+    "each sample); measure with --metric"
+)
 Truth = Literal["measured", "host", "emulated", "simulated", "predicted"]
 
 

@@ -18,7 +18,7 @@ from edgepack.calibration.readers import Samples
 from edgepack.converter.step import Limits, Progress
 from edgepack.devices.runner_process import Request, artifact_feed, hub_arrays, run_local
 from edgepack.errors import InputError, one_line
-from edgepack.pack.manifest import Accuracy, Metric, Parity
+from edgepack.pack.manifest import NOTHING_MEASURED, Accuracy, Metric, Parity
 from edgepack.quantize.constraints import Constraints
 from edgepack.quantize.scheme import Scheme
 from edgepack.student.load import load_function
@@ -37,12 +37,13 @@ class RunFacts(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What verification found; ``failures`` is empty when the artifact passed."""
+    """What verification found; ``failures`` is empty when the artifact passed; ``notes`` are what a reader must know besides."""
 
     parity: Parity
     accuracy: Accuracy | None
     metrics: tuple[Metric, ...]
     failures: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class MetricError(InputError):
@@ -121,7 +122,8 @@ def judge(
         measured = tuple(_metric(name, held) for name in metrics)
     if counted is not None:
         failures += judge_accuracy(counted, goal.budgets.drop_points(counted.metric), goal.name, scheme)
-    (out / "verdict.json").write_bytes(msgspec.json.encode(Verdict(found, counted, measured, failures)))
+    notes = (NOTHING_MEASURED,) if evaluation and counted is None and not measured else ()
+    (out / "verdict.json").write_bytes(msgspec.json.encode(Verdict(found, counted, measured, failures, notes)))
     progress(1, 1)
 
 

@@ -40,8 +40,8 @@ def test_any_size_fits_a_symbolic_dimension() -> None:
     ("array", "said", "hint"),
     [
         (numbers(0), "the calibration set is empty", "at least one sample"),
-        (numbers(4, (2, 2)), "samples of shape [2, 2], the student takes [1, 2, 2]", "batch dimension"),
-        (numbers(4, (1, 2, 3)), "samples of shape [1, 2, 3]", "batch dimension"),
+        (numbers(4, (2, 2)), "samples of shape [2, 2], the student takes [1, 2, 2]", "give an array of shape [samples"),
+        (numbers(4, (1, 2, 3)), "samples of shape [1, 2, 3]", "give an array of shape [samples"),
         (numbers(dtype=np.float64), "is float64, the student takes float32", "convert"),
         (numbers(dtype=np.uint8), "is uint8, the student takes float32", "convert"),
         (numbers() * 255, "sample 0 spans", "divide by 255"),

@@ -49,3 +49,5 @@ def test_a_single_score_is_no_row_of_classes_and_labels_do_not_stop_the_build(tm
     score = (LABELS > 3).astype(np.float32)[:, None, None]
     found = verdict(tmp_path, score, score)
     assert (found.accuracy, found.failures) == (None, ())
+    (note,) = found.notes
+    assert "nothing was measured on the evaluation set" in note and "--metric" in note
