@@ -39,6 +39,9 @@ REAL, BOOL, CODE = TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT8
 PAIR = {"s": np.float32(0.078), "z": np.int8(17), "t": np.float32(0.031), "w": np.int8(0)}
 
 FP32 = {
+    "one_element_of_two_taken_three_times": graph(
+        [node("Gather", ["x", "i"], ["y"])], {"x": normal(2, 3)}, {"y": REAL}, i=np.asarray([0, -2, 0])
+    ),
     "an_input_that_is_returned": graph([node("Relu", ["x"], ["y"])], {"x": normal(2, 3)}, {"y": REAL, "x": REAL}),
     "transposed_gemm_of_a_reshaped_image": graph(
         [

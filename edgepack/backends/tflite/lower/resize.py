@@ -137,8 +137,8 @@ def _is_better_joined(operation: Operation) -> bool:
     Microseconds between two 1x1 convolutions, one thread: 20x20x64 by 2, 60 with the kernel in two partitions, 64 joined in one; 40x40x32
     by 2, 89 and 92; 20x20x21 by 4, 72 and 63. In float32 the copies cost more (225 and 249): there the kernel stays.
     """
-    copies = [held.copies for held in axes_resized(operation)]
-    return is_integer(operation) and all(held is not None and repeats(held) for held in copies)
+    resized = axes_resized(operation)
+    return is_integer(operation) and all(held.copies is not None and repeats(held.copies, held.matrix.shape[1]) for held in resized)
 
 
 def _kernel(operation: Operation, emit: Emitter, x: View, flags: Flags) -> View:

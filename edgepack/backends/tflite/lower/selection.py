@@ -185,8 +185,8 @@ MOST_PARTS = 5
 
 def picked(x: View, axis: int, indices: NDArray[np.int64], emit: Emitter) -> View:
     """Elements ``indices`` of the hub's ``axis``: neighbours together as SLICEs that are joined, or a GATHER where that takes too many."""
-    if repeats(indices):
-        return _repeated(x, axis, repeats(indices), emit)
+    if repeats(indices, x.shape[axis]):
+        return _repeated(x, axis, repeats(indices, x.shape[axis]), emit)
     runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
     layout = x.layout.of(tuple(len(indices) if held == axis else size for held, size in enumerate(x.shape)))
     if len(runs) > MOST_PARTS:
@@ -196,10 +196,10 @@ def picked(x: View, axis: int, indices: NDArray[np.int64], emit: Emitter) -> Vie
     return parts[0] if len(parts) == 1 else concatenated(parts, axis, emit.like(x, layout, "joined"), emit)
 
 
-def repeats(indices: NDArray[np.int64]) -> int:
-    """How often each element of an axis is there, all of them in order and as often as one CONCATENATION can say; 0 for other indices."""
-    count = int(np.count_nonzero(indices == 0))
-    is_even = 1 < count <= MOST_PARTS and np.array_equal(indices, np.repeat(np.arange(len(indices) // count), count))
+def repeats(indices: NDArray[np.int64], size: int) -> int:
+    """How often each of the ``size`` elements of an axis is there, in order and as often as one CONCATENATION can say; 0 for others."""
+    count = len(indices) // size
+    is_even = 1 < count <= MOST_PARTS and np.array_equal(indices, np.repeat(np.arange(size), count))
     return count if is_even else 0
 
 
