@@ -2,36 +2,17 @@
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
-from edgepack.arrays import save_arrays
-from edgepack.calibration.readers import Samples
-from edgepack.targets import load_target
-from edgepack.verify.steps import RunFacts, Verdict, judge
+from edgepack.verify.steps import Verdict
+from tests.verify.judging import judged
 
 LABELS = np.random.default_rng(2).integers(0, 7, 200)
 
 
 def verdict(folder: Path, student: np.ndarray, artifact: np.ndarray) -> Verdict:
     """The step with ``LABELS``; golden samples are right in both."""
-    for name, array in (("golden", student[:2]), ("outputs", student[:2]), ("reference", student[:2])):
-        save_arrays(folder / f"{name}.npz", {"y": array})
-    Samples({"x": np.zeros((200, 1, 2), np.float32)}, LABELS).save(folder / "evaluation.npz")
-    save_arrays(folder / "artifact.npz", {"y": artifact})
-    save_arrays(folder / "student.npz", {"y": student})
-    (folder / "run.json").write_bytes(msgspec.json.encode(RunFacts("ort 1", "host", {})))
-    paths = {"run": "run.json", "golden": "golden.npz", "golden_outputs": "outputs.npz", "golden_reference": "reference.npz"}
-    held = {"evaluation": "evaluation.npz", "evaluation_outputs": "artifact.npz", "student_evaluation": "student.npz"}
-    judge(
-        **{name: folder / path for name, path in (paths | held).items()},
-        target=msgspec.to_builtins(load_target("android")),
-        scheme="fp32",
-        metrics=[],
-        out=folder,
-        progress=lambda done, total: None,
-    )
-    return msgspec.json.decode((folder / "verdict.json").read_bytes(), type=Verdict)
+    return judged(folder, student, artifact, LABELS, golden=student[:2])
 
 
 def test_a_class_that_the_student_names_itself_is_held_against_the_labels(tmp_path: Path) -> None:

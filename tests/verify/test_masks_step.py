@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
-from edgepack.arrays import save_arrays
-from edgepack.calibration.readers import Samples
-from edgepack.targets import load_target
-from edgepack.verify.steps import MetricError, RunFacts, Verdict, judge
+from edgepack.verify.steps import MetricError, Verdict
+from tests.verify.judging import judged
 
 RANDOM = np.random.default_rng(0)
 MASKS = RANDOM.integers(0, 3, (20, 8, 8))
@@ -21,23 +18,7 @@ def verdict(folder: Path, flipped: float, metrics: list[str], masks: np.ndarray 
     """The step on a student that is always right and an artifact that names a share of the pixels at random."""
     classes = np.where(RANDOM.random(MASKS.shape) < flipped, RANDOM.integers(0, 3, MASKS.shape), MASKS)
     student, artifact = (np.eye(3, dtype=np.float32)[each].transpose(0, 3, 1, 2)[:, None] for each in (MASKS, classes))
-    for name, array in (("golden", student[:2]), ("outputs", student[:2]), ("reference", student[:2].astype(np.float64))):
-        save_arrays(folder / f"{name}.npz", {"y": array})
-    Samples({"x": np.zeros((20, 1, 2), np.float32)}, masks).save(folder / "evaluation.npz")
-    save_arrays(folder / "artifact.npz", {"y": artifact})
-    save_arrays(folder / "student.npz", {"y": student})
-    (folder / "run.json").write_bytes(msgspec.json.encode(RunFacts("ort 1", "host", {})))
-    paths = {"run": "run.json", "golden": "golden.npz", "golden_outputs": "outputs.npz", "golden_reference": "reference.npz"}
-    held = {"evaluation": "evaluation.npz", "evaluation_outputs": "artifact.npz", "student_evaluation": "student.npz"}
-    judge(
-        **{name: folder / path for name, path in (paths | held).items()},
-        target=msgspec.to_builtins(load_target("android")),
-        scheme="fp32",
-        metrics=metrics,
-        out=folder,
-        progress=lambda done, total: None,
-    )
-    return msgspec.json.decode((folder / "verdict.json").read_bytes(), type=Verdict)
+    return judged(folder, student, artifact, masks, golden=student[:2], metrics=metrics)
 
 
 def test_masks_are_measured_by_mean_iou_without_being_asked_for(tmp_path: Path) -> None:

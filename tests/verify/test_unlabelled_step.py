@@ -4,38 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
-from edgepack.arrays import save_arrays
-from edgepack.calibration.readers import Samples
-from edgepack.targets import load_target
-from edgepack.verify.steps import MetricError, RunFacts, Verdict, judge
+from edgepack.verify.steps import MetricError, Verdict
+from tests.verify.judging import judged
 
 SCORES = (np.eye(10, dtype=np.float32) * 9)[np.arange(100) % 10]
 
 
 def verdict(folder: Path, student: np.ndarray, artifact: np.ndarray, by_student: bool = True) -> Verdict:
     """The step on an unlabelled evaluation set of as many samples as ``student`` has rows."""
-    for name, array in (("golden", SCORES[:2]), ("outputs", SCORES[:2]), ("reference", SCORES[:2].astype(np.float64))):
-        save_arrays(folder / f"{name}.npz", {"y": array})
-    Samples({"x": np.zeros((len(student), 1, 2), np.float32)}).save(folder / "evaluation.npz")
-    save_arrays(folder / "artifact.npz", {"y": artifact})
-    save_arrays(folder / "student.npz", {"y": student})
-    (folder / "run.json").write_bytes(msgspec.json.encode(RunFacts("ort 1", "host", {})))
-    paths = {"run": "run.json", "golden": "golden.npz", "golden_outputs": "outputs.npz", "golden_reference": "reference.npz"}
-    held = {"evaluation": "evaluation.npz", "evaluation_outputs": "artifact.npz", "student_evaluation": "student.npz"}
-    judge(
-        **{name: folder / path for name, path in (paths | held).items()},
-        target=msgspec.to_builtins(load_target("android")),
-        scheme="fp32",
-        metrics=[],
-        by_student=by_student,
-        out=folder,
-        progress=lambda done, total: None,
-    )
-    return msgspec.json.decode((folder / "verdict.json").read_bytes(), type=Verdict)
+    return judged(folder, student, artifact, None, golden=SCORES[:2], by_student=by_student)
 
 
 def rolled(rows: int) -> np.ndarray:

@@ -18,7 +18,6 @@ from edgepack.backends.table import BackendError, Obstacle
 from edgepack.mil.environment import coremltools
 from edgepack.quantize.fold import Operand, Operation
 
-_MIL_TYPES = {"float32": "fp32", "float16": "fp16"}
 # What a feature of the package is, for a hub tensor of this type.
 _FEATURE_TYPES = {"float32": "float32", "float16": "float32", "int64": "int32", "int32": "int32"}
 
