@@ -53,7 +53,6 @@ class Profile:
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile for profile in (Profile("smoke", 5, 20, 0.0), Profile("quick", 20, 300, 1.0), Profile("mlperf", 50, 1024, 60.0))
 }
-QUICK = PROFILES["quick"]
 
 
 def profile(name: str) -> Profile:

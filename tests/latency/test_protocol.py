@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgepack.errors import InputError
-from edgepack.latency.protocol import PROFILES, QUICK, LatencyError, profile, summarize
+from edgepack.latency.protocol import PROFILES, LatencyError, profile, summarize
 from edgepack.latency.statistics import fewest_samples
 from edgepack.pack.manifest import Latency
 from edgepack.runner import contract
@@ -113,10 +113,10 @@ def test_an_answer_without_a_latency_is_refused(samples: dict[str, np.ndarray], 
 
 def test_profiles_give_the_quantiles_they_promise() -> None:
     assert PROFILES["smoke"].pairs >= fewest_samples(0.5)
-    assert QUICK.pairs >= fewest_samples(0.9)
+    assert PROFILES["quick"].pairs >= fewest_samples(0.9)
     assert PROFILES["mlperf"].pairs >= max(1024, fewest_samples(0.99))
     assert PROFILES["mlperf"].seconds >= 60
-    assert profile("quick") is QUICK
+    assert profile("quick") is PROFILES["quick"]
     with pytest.raises(InputError, match="'fast' is not known"):
         profile("fast")
 
@@ -155,7 +155,7 @@ def test_a_real_answer_of_the_runner_contract_becomes_a_latency(tmp_path: Path, 
         "artifacts": {"small": "96", "large": "256"},
         "inputs": str(tmp_path / "in.npz"),
         "outputs": str(tmp_path / "out.npz"),
-        "warm_up": QUICK.warm_up,
+        "warm_up": PROFILES["quick"].warm_up,
         "pairs": 100,
     }
     (tmp_path / "request.json").write_text(json.dumps(request))
@@ -173,6 +173,6 @@ def test_a_real_answer_of_the_runner_contract_becomes_a_latency(tmp_path: Path, 
             environment={},
         )
     assert found.samples == 100
-    assert found.warm_up == QUICK.warm_up
+    assert found.warm_up == PROFILES["quick"].warm_up
     assert found.ratio_to_fp32 is not None
     assert found.ratio_to_fp32.high < 1
