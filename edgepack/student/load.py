@@ -117,13 +117,9 @@ def _prefer_siblings(folder: Path) -> None:
 
 
 def _from_exported(file: Path, _: str) -> Student:
-    import torch
+    from edgepack.student.exported import load_exported
 
-    try:
-        program = torch.export.load(str(file))
-    except Exception as error:
-        raise StudentError(f"{file} is not a torch.export program ({one_line(error)})", "write it with torch.export.save") from error
-    return Student(program, name=file.stem)
+    return Student(load_exported(file), name=file.stem)
 
 
 def _from_onnx(file: Path, _: str) -> Student:
