@@ -34,14 +34,24 @@ def inspect(path: Path) -> FileFacts:
     Raises:
         InspectionError: it is no ONNX model.
     """
-    import onnx
+    from edgepack.hub.external import ModelFileError
+    from edgepack.hub.reading import load_model
 
     try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:
-        raise InspectionError(f"{path} cannot be read as ONNX ({one_line(error)})", _UNREADABLE) from error
+        model = load_model(path, weights=False)
+    except ModelFileError as error:
+        raise InspectionError(error.cause, error.hint) from error
     if not model.graph.node and not model.graph.output:
         raise InspectionError(f"{path} holds no graph", _UNREADABLE)
+    try:
+        return _facts(path, model)
+    except InspectionError:
+        raise
+    except Exception as error:
+        raise InspectionError(f"{path} cannot be read as ONNX ({one_line(error)})", _UNREADABLE) from error
+
+
+def _facts(path: Path, model: onnx.ModelProto) -> FileFacts:
     model, notes = _inferred(model)
     reader = _Reader(model, path.parent)
     graph = reader.graph()

@@ -39,13 +39,13 @@ def is_known_to_hold_codes(spec: str) -> bool:
 
     False for a file that is no model, which loading refuses, and for students of Python, which only running would tell.
     """
-    import onnx
+    from edgepack.hub.reading import load_model
 
     if Path(spec).suffix != ".onnx" or not Path(spec).is_file():
         return False
     try:
-        model = onnx.load(spec, load_external_data=False)
-    except Exception:  # whatever is wrong with the file, load_student names it
+        model = load_model(Path(spec), weights=False)
+    except EdgepackError:  # whatever is wrong with the file, load_student names it
         return False
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     return any(node.op_type == "QuantizeLinear" for node in nodes)

@@ -217,10 +217,16 @@ class OnnxProgram:
     def __init__(self, path: Path, inputs: tuple[TensorSpec, ...] = (), outputs: tuple[TensorSpec, ...] = ()) -> None:
         import onnx
 
+        from edgepack.hub.external import ModelFileError
+        from edgepack.hub.reading import load_model
+
         if not path.is_file():
             raise StudentError(f"student file {path} does not exist", "give the path of an .onnx file")
         try:
-            self._model = onnx.load(path)
+            self._model = load_model(path)
+        except ModelFileError as error:
+            raise StudentError(error.cause, error.hint) from error
+        try:
             onnx.checker.check_model(self._model)
         except Exception as error:
             raise StudentError(f"{path} is not a valid ONNX model ({one_line(error)})", "check it with onnx.checker") from error

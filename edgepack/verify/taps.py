@@ -47,7 +47,9 @@ def as_on_hub(found: NDArray[Any], dtype: str) -> NDArray[Any]:
 def _onnx(artifact: Path, hub: Network, copy: Path) -> tuple[Binding, ...]:
     import onnx
 
-    model = onnx.load(artifact)
+    from edgepack.hub.reading import load_model
+
+    model = load_model(artifact)
     held = {name for node in model.graph.node for name in node.output}
     outputs = {value.name for value in model.graph.output}
     names = [name for name in hub.layers if name in held]

@@ -210,9 +210,9 @@ class _Reference:
 
 
 def _network(path: Path) -> Network:
-    import onnx
+    from edgepack.hub.reading import load_model
 
-    return Network(onnx.load(path))
+    return Network(load_model(path))
 
 
 def _first(golden: Path, samples: int) -> Arrays:

@@ -86,7 +86,9 @@ def lint(artifact: Path) -> list[Finding]:
 
     import onnx
 
-    if not any(node.op_type == "QuantizeLinear" for node in onnx.load(artifact).graph.node):
+    from edgepack.hub.reading import load_model
+
+    if not any(node.op_type == "QuantizeLinear" for node in load_model(artifact).graph.node):
         return []
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
