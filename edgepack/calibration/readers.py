@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import itertools
+import os
 import zipfile
 import zlib
 from collections import Counter
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.arrays import load_arrays, save_arrays
+from edgepack.arrays import load_arrays, refuse_claims, save_arrays
 from edgepack.calibration.crops import cut, read_crops
 from edgepack.calibration.manifest import CalibrationError, DataSource
 from edgepack.errors import EdgepackError, one_line
@@ -399,6 +401,9 @@ def _column(header: list[str], name: str, path: Path) -> int:
 
 def _opened(path: Path) -> Any:
     try:
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        refuse_claims(path)
         archive = np.load(path, allow_pickle=False)
     except _DAMAGED as error:
         raise CalibrationError(f"{path} cannot be read as .npz ({error})", "write it with numpy.savez") from error

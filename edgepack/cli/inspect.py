@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.cli.build import CalibrationOption, Json, MemoryOption, TargetOption, TimeoutOption
+from edgepack.cli.build import CalibrationOption, Json, TargetOption, TimeoutOption
 
 if TYPE_CHECKING:
     from edgepack.backends.table import Obstacle
@@ -22,6 +22,10 @@ SubjectArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="An .onnx, .tflite or .mlpackage, a pack, or a student (file.py:function, .pt2).")
 ]
 
+FileMemoryOption = Annotated[
+    float | None, typer.Option(min=0.25, help="GiB a step or a runner may allocate. Default: what files of this size need.")
+]
+
 
 def command(
     model: SubjectArgument,
@@ -29,7 +33,7 @@ def command(
     scheme: Annotated[list[str] | None, typer.Option("--scheme", "-s", help="Of a pack, only this scheme; repeat.")] = None,
     calibration: CalibrationOption = None,
     timeout: TimeoutOption = 600,
-    memory: MemoryOption = 8,
+    memory: FileMemoryOption = None,
     json: Json = False,
 ) -> None:
     """Show what a model file or a pack holds: operators, weights, quantization, inputs and outputs, cost, and what looks wrong. Of a
@@ -37,13 +41,27 @@ def command(
     from edgepack.converter.step import Limits
     from edgepack.pack.files import MANIFEST
 
-    path, limits = Path(model), Limits(timeout, int(memory * 2**30))
+    path = Path(model)
+    limits = Limits(timeout, memory_limit(path, memory))
     if (path / MANIFEST).is_file():
         _inspect_pack(path, target or [], scheme or [], limits, json)
     elif path.suffix in (".tflite", ".mlpackage", ".mlmodel"):
         _inspect_file(path, limits, json)
     else:
         _inspect_student(model, target, calibration, limits, json)
+
+
+# Of a student that is Python of the user's own: nothing tells what it needs.
+_OWN_CODE = 8 * 2**30
+
+
+def memory_limit(path: Path, asked: float | None, sample: int = 0) -> int:
+    """Bytes: what was asked for, or what a file of this size needs."""
+    from edgepack.inspection.limits import default_bytes
+
+    if asked is not None:
+        return int(asked * 2**30)
+    return default_bytes(path, sample) if path.exists() else _OWN_CODE
 
 
 def _has_error(facts: FileFacts) -> bool:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.cli.build import Json, MemoryOption, TimeoutOption
+from edgepack.cli.build import Json, TimeoutOption
+from edgepack.cli.inspect import FileMemoryOption, memory_limit
 
 if TYPE_CHECKING:
     from edgepack.pack.run import Answer
@@ -24,20 +25,23 @@ def command(
     top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
     time: Annotated[bool, typer.Option(help="Also time it (20 queries, this machine).")] = True,
     timeout: TimeoutOption = 120,
-    memory: MemoryOption = 8,
+    memory: FileMemoryOption = None,
     json: Json = False,
 ) -> None:
     """Run every artifact of PACK, or the chosen ones, on INPUT: top labels and latency. Needs nothing but the pack."""
     from edgepack.cli.output import emit_json
     from edgepack.converter.step import Limits
-    from edgepack.pack.files import load_pack
+    from edgepack.pack.files import inside, load_pack
     from edgepack.pack.run import answer, chosen, read_input
 
     manifest = load_pack(pack)
     sample = read_input(input, manifest.student)
-    limits = Limits(timeout, int(memory * 2**30))
     artifacts = chosen(manifest, target or (), scheme or ())
-    answers = [answer(pack, manifest, artifact, sample, limits, top, time) for artifact in artifacts]
+    size = sum(array.nbytes for array in sample.values())
+    answers = []
+    for artifact in artifacts:
+        limits = Limits(timeout, memory_limit(inside(pack, artifact.file.path), memory, size))
+        answers.append(answer(pack, manifest, artifact, sample, limits, top, time))
     if json:
         emit_json({"ok": True, "input": str(input), "answers": [_as_data(each) for each in answers]})
     else:

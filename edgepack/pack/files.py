@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from edgepack.errors import InputError
+from edgepack.pack.checks import contradictions
 from edgepack.pack.manifest import SCHEMA, Pack
 
 MANIFEST = "pack.json"
@@ -27,25 +29,44 @@ def load_pack(folder: Path) -> Pack:
     """The manifest of the pack at ``folder``; PackError when it is none, is damaged or is of another schema."""
     path = folder / MANIFEST
     try:
-        content = path.read_bytes()
+        content = _manifest(path)
         version = msgspec.json.decode(content, type=dict[str, msgspec.Raw]).get("schema", msgspec.Raw(b"null"))
         if bytes(version) != str(SCHEMA).encode():
-            raise PackError(f"{path} has schema {bytes(version).decode()}, this edgepack reads {SCHEMA}", "build the pack again")
-        return msgspec.json.decode(content, type=Pack)
+            raise PackError(f"{path} has schema {bytes(version)[:40].decode()}, this edgepack reads {SCHEMA}", "build the pack again")
+        pack = msgspec.json.decode(content, type=Pack)
     except OSError as error:
         raise PackError(f"{folder} is not a pack ({MANIFEST}: {error.strerror})", "give the folder that edgepack build wrote") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PackError(f"{path} is damaged ({error})", "build the pack again") from error
+    contradiction = next(contradictions(pack), None)
+    if contradiction:
+        raise PackError(f"{path} contradicts itself: {contradiction}", "build the pack again")
+    return pack
+
+
+# The manifest of a pack of a thousand classes and six artifacts has 100 kB.
+_LARGEST_MANIFEST = 64 * 2**20
+
+
+def _manifest(path: Path) -> bytes:
+    """Its bytes; OSError when it is not a plain file (a pipe would never end) or too large for a manifest."""
+    if path.exists() and not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(errno.EINVAL, "it is a link, or no file")
+    if path.stat().st_size > _LARGEST_MANIFEST:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return path.read_bytes()
 
 
 def inside(folder: Path, name: str) -> Path:
-    """A path that a manifest names; PackError when it leaves the pack or is not there."""
+    """A path that a manifest names; PackError when it leaves the pack, is a link or is not there."""
     try:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise PackError(f"{MANIFEST} names '{name}', outside the pack", "do not trust this pack")
+        path, place = (folder / name).resolve(), folder.resolve()
+        if not path.is_relative_to(place) or path == place:
+            raise PackError(f"{MANIFEST} names '{name[:200]}', outside the pack", "do not trust this pack")
+        if path != place / name:
+            raise PackError(f"'{name[:200]}' of the pack is a link, or no plain path", "copy the files themselves into the pack")
         if not path.exists():
-            raise PackError(f"the pack lacks {name}", "build the pack again, or copy it whole")
+            raise PackError(f"the pack lacks {name[:200]}", "build the pack again, or copy it whole")
     except (OSError, ValueError, RuntimeError) as error:
         raise PackError(f"{MANIFEST} names {name[:80]!r}, which is no path ({error})", "do not trust this pack") from error
     return path

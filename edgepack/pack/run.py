@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.arrays import Arrays, load_arrays, save_arrays
+from edgepack.arrays import Arrays, load_arrays, refuse_claims, save_arrays
 from edgepack.backends.artifact import ArtifactDescription
 from edgepack.converter.step import Limits
-from edgepack.devices.runner_process import Request, artifact_feed, hub_arrays, run_local
+from edgepack.devices.runner_process import Request, Response, artifact_feed, hub_arrays, run_local
+from edgepack.errors import EdgepackError, one_line
+from edgepack.hub.external import refuse_any_file
 from edgepack.latency.local import measure
 from edgepack.latency.protocol import profile
 from edgepack.pack.digest import intact
-from edgepack.pack.files import PackError
+from edgepack.pack.files import MANIFEST, PackError
 from edgepack.pack.manifest import ArtifactRecord, Latency, Pack
 from edgepack.runner.bundle import PORTABLE
 from edgepack.student.spec import StudentDescription, TensorSpec
@@ -55,7 +57,7 @@ def chosen(pack: Pack, targets: Sequence[str], schemes: Sequence[str]) -> list[A
     ]
     if not found:
         held = ", ".join(f"{artifact.target} {artifact.scheme}" for artifact in pack.artifacts)
-        raise PackError("the pack has no such artifact", f"it holds {held}")
+        raise PackError("the pack has no such artifact", f"it holds {held or 'none'}")
     return found
 
 
@@ -93,6 +95,7 @@ def _npz(path: Path, student: StudentDescription) -> Arrays:
 
 def _npy(path: Path, student: StudentDescription) -> Arrays:
     try:
+        refuse_claims(path)
         with path.open("rb") as file:
             return {student.inputs[0].name: np.lib.format.read_array(file, allow_pickle=False)}
     except _UNREADABLE as error:
@@ -122,13 +125,15 @@ def answer(folder: Path, pack: Pack, artifact: ArtifactRecord, sample: Arrays, l
         PackError: its file is missing or is not the one that was verified. RunnerError: its runner failed.
     """
     path = intact(folder, artifact.file)
+    if artifact.runner == "ort":
+        refuse_any_file(path)
     described = ArtifactDescription(artifact.file.path, artifact.inputs, artifact.outputs, artifact.runner)
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        save_arrays(place / "inputs.npz", artifact_feed(sample, artifact.inputs))
-        request = Request("run", {"artifact": str(path)}, str(place / "inputs.npz"), str(place / "outputs.npz"))
-        response = run_local(artifact.runner, request, place, limits)
-        outputs = {name: array[0] for name, array in hub_arrays(load_arrays(place / "outputs.npz"), artifact.outputs).items()}
+    try:
+        response, outputs = _run(path, artifact, sample, limits)
+    except EdgepackError:
+        raise
+    except (*_UNREADABLE, TypeError, IndexError) as error:
+        raise PackError(f"{artifact.file.path} does not answer as {MANIFEST} says ({one_line(error)})", "build the pack again") from error
     can_time = timed and artifact.runner in PORTABLE and not artifact.failures
     latency = measure({artifact.scheme: (path, described)}, sample, profile("smoke"), limits)[artifact.scheme] if can_time else None
     return Answer(
@@ -140,6 +145,23 @@ def answer(folder: Path, pack: Pack, artifact: ArtifactRecord, sample: Arrays, l
         f"{response.runtime} {response.version}",
         latency,
     )
+
+
+def _run(path: Path, artifact: ArtifactRecord, sample: Arrays, limits: Limits) -> tuple[Response, Arrays]:
+    """The runner's response, and one sample's outputs in the student's terms."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        save_arrays(place / "inputs.npz", artifact_feed(sample, artifact.inputs))
+        request = Request("run", {"artifact": str(path)}, str(place / "inputs.npz"), str(place / "outputs.npz"))
+        response = run_local(artifact.runner, request, place, limits)
+        if (place / "outputs.npz").stat().st_size > _LARGEST_ANSWER:
+            raise PackError(f"{artifact.file.path} answers one sample with more than {_LARGEST_ANSWER} bytes", "use a smaller model")
+        stacked = hub_arrays(load_arrays(place / "outputs.npz"), artifact.outputs)
+        return response, {name: array[0] for name, array in stacked.items()}
+
+
+# A mask of 21 classes at 1024 x 1024 in float32 has 88 MB.
+_LARGEST_ANSWER = 2**28
 
 
 def best(outputs: Arrays, labels: Sequence[str], count: int) -> tuple[tuple[str, float], ...]:

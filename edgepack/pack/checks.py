@@ -1,0 +1,95 @@
+"""What a manifest says of itself that cannot be true together. Pure: no files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edgepack.backends.artifact import Binding
+from edgepack.pack.manifest import ArtifactRecord, FileRecord, Latency, Pack
+from edgepack.student.spec import ImagePreprocessing, TensorSpec
+
+_RUNNERS = frozenset({"ort", "litert", "mil"})
+# Numbers a sample of pixels may have: 3344 x 3344 in RGB, 134 MB as float32.
+_LARGEST_SAMPLE = 2**25
+
+
+def contradictions(pack: Pack) -> Iterator[str]:
+    """Each as a phrase; none for a manifest that edgepack wrote."""
+    student = pack.student
+    if not student.inputs or not student.outputs:
+        yield "the student has no input or no output"
+    yield from _tensors(student.inputs, "input")
+    yield from _tensors(student.outputs, "output")
+    if student.preprocessing is not None:
+        yield from _preprocessing(student.preprocessing)
+    for record in (pack.golden_inputs, pack.golden_outputs, pack.golden_reference, *(hub.file for hub in pack.hubs)):
+        yield from _file(record)
+    for artifact in pack.artifacts:
+        yield from _artifact(artifact, pack)
+
+
+def _tensors(specs: Sequence[TensorSpec], kind: str) -> Iterator[str]:
+    if len({spec.name for spec in specs}) < len(specs):
+        yield f"two {kind}s of the student have one name"
+    for spec in specs:
+        if not _is_dtype(spec.dtype or "float32"):
+            yield f"{kind} '{spec.name}' of the student is of type '{spec.dtype}'"
+        if any(isinstance(size, int) and size < 0 for size in spec.shape or ()):
+            yield f"{kind} '{spec.name}' of the student has a negative size"
+
+
+def _preprocessing(held: ImagePreprocessing) -> Iterator[str]:
+    if held.height * held.width * held.channels > _LARGEST_SAMPLE:
+        yield f"images become {held.height} x {held.width} pixels, too many for a student"
+    if not all(map(math.isfinite, (*held.mean, *held.std))):
+        yield "its mean or std is not finite"
+
+
+def _file(record: FileRecord) -> Iterator[str]:
+    if record.bytes < 0 or not record.path:
+        yield f"file '{record.path}' has {record.bytes} bytes"
+
+
+def _artifact(artifact: ArtifactRecord, pack: Pack) -> Iterator[str]:
+    name = f"artifact {artifact.target} {artifact.scheme}"
+    yield from _file(artifact.file)
+    if artifact.runner not in _RUNNERS:
+        yield f"{name} has runner '{artifact.runner}'"
+    yield from _ports(artifact.inputs, pack.student.inputs, f"{name}, inputs")
+    yield from _ports(artifact.outputs, pack.student.outputs, f"{name}, outputs")
+    if not artifact.parity.outputs:
+        yield f"{name} was compared in no output"
+    if artifact.latency is not None:
+        yield from _latency(artifact.latency, name)
+
+
+def _ports(bindings: Sequence[Binding], specs: Sequence[TensorSpec], where: str) -> Iterator[str]:
+    if sorted(held.hub_name for held in bindings) != sorted(spec.name for spec in specs):
+        yield f"{where}: they are not the student's"
+    if len({held.name for held in bindings}) < len(bindings):
+        yield f"{where}: two have one name"
+    for held in bindings:
+        if not _is_dtype(held.dtype):
+            yield f"{where}: '{held.name}' is of type '{held.dtype}'"
+        rank = next((len(spec.shape or ()) for spec in specs if spec.name == held.hub_name), 0)
+        if held.permutation and sorted(held.permutation) != list(range(rank)):
+            yield f"{where}: '{held.name}' permutes axes {list(held.permutation)} of {rank}"
+
+
+def _is_dtype(name: str) -> bool:
+    """Whether it is numpy's own name of a type of numbers."""
+    return name in _DTYPES
+
+
+_DTYPES = frozenset(np.dtype(code).name for code in "?bBhHiIqQefd")
+
+
+def _latency(held: Latency, name: str) -> Iterator[str]:
+    edges = held.histogram_edges_ms
+    if held.histogram_counts and (len(edges) != len(held.histogram_counts) + 1 or any(count < 0 for count in held.histogram_counts)):
+        yield f"{name}: its histogram has {len(edges)} edges for {len(held.histogram_counts)} counts"
+    if any(not math.isfinite(edge) for edge in edges) or list(edges) != sorted(edges):
+        yield f"{name}: the edges of its histogram do not rise"
