@@ -48,7 +48,7 @@ def refuse_claims(path: Path) -> None:
 
 
 def _refuse_claim(file: IO[bytes], size: int, name: str) -> None:
-    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+    version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
         raise ValueError(f"{name} is of .npy version {version}")

@@ -18,9 +18,12 @@ def show_file(console: Console, facts: FileFacts) -> None:
     """Everything about one file; fits 80 columns."""
     from rich.table import Table
 
-    from edgepack.cli.output import size_text
+    from edgepack.cli.output import escaped, size_text
+    from edgepack.text import cleaned
 
-    console.print(f"[bold]{facts.file}[/]: {facts.format}, {size_text(facts.bytes)}, written by {facts.writer}", highlight=False)
+    facts = cleaned(facts)
+    writer = escaped(_cut(facts.writer))
+    console.print(f"[bold]{escaped(facts.file)}[/]: {facts.format}, {size_text(facts.bytes)}, written by {writer}", highlight=False)
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -29,13 +32,7 @@ def show_file(console: Console, facts: FileFacts) -> None:
     console.print(grid, highlight=False, markup=False)
     for found in facts.findings:
         colour = "red" if found.level == "error" else "yellow"
-        console.print(f"  [{colour}]{found.level}[/] {_escaped(found.where)}: {_escaped(found.message)}", highlight=False, soft_wrap=True)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        console.print(f"  [{colour}]{found.level}[/] {escaped(found.where)}: {escaped(found.message)}", highlight=False, soft_wrap=True)
 
 
 def _lines(facts: FileFacts) -> list[tuple[str, str]]:
@@ -124,9 +121,11 @@ def show_pack(console: Console, name: str, artifacts: Mapping[tuple[str, str, st
     """One line an artifact, by (target, scheme, path in the pack); fits 80 columns."""
     from rich.table import Table
 
-    from edgepack.cli.output import size_text
+    from edgepack.cli.output import escaped, size_text
 
-    table = Table(title=f"{name}: {len(artifacts)} artifacts", title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=f"{escaped(name)}: {len(artifacts)} artifacts", title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
+    )
     for heading in ("artifact", "holds", "size", "operators", "weights", "MACs", "lint"):
         table.add_column(
             heading, justify="left" if heading in ("artifact", "holds", "weights", "lint") else "right", no_wrap=heading != "holds"
@@ -136,6 +135,6 @@ def show_pack(console: Console, name: str, artifacts: Mapping[tuple[str, str, st
         operators = str(sum(held.count for held in facts.operators))
         errors = sum(found.level == "error" for found in facts.findings)
         lint = f"[red]{errors} errors[/]" if errors else f"[yellow]{len(facts.findings)} warnings[/]" if facts.findings else "clean"
-        row = (f"{target} {scheme}\n  [dim]{path}[/]", facts.quantization.scheme, size_text(facts.bytes), operators)
+        row = (f"{escaped(f'{target} {scheme}')}\n  [dim]{escaped(path)}[/]", facts.quantization.scheme, size_text(facts.bytes), operators)
         table.add_row(*row, weights, millions(facts.macs), lint)
     console.print(table)

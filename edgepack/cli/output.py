@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgepack.errors import EdgepackError
+from edgepack.text import one_plain_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +28,16 @@ def fail(error: EdgepackError, as_json: bool) -> None:
     if as_json:
         emit_json({"ok": False, "step": step, "cause": error.cause, "hint": error.hint, "exit_code": error.exit_code})
     else:
-        print(f"FAIL {step + ': ' if step else ''}{error.cause} -> next: {error.hint}", file=sys.stderr)
+        where = f"{one_plain_line(step)}: " if step else ""
+        print(f"FAIL {where}{one_plain_line(error.cause)} -> next: {one_plain_line(error.hint)}", file=sys.stderr)
+
+
+def escaped(text: str) -> str:
+    """Text of a pack or a model file as itself where rich would read markup in it."""
+    from rich.markup import escape
+
+    # A backslash at the end would escape the markup that follows.
+    return escape(text) + (" " if text.endswith("\\") else "")
 
 
 def emit_json(data: Any) -> None:
@@ -57,7 +67,7 @@ class Progress:
 
     def started(self, step: Step, index: int, total: int) -> None:
         """A step begins."""
-        self._bar.reset(self._task, description=f"[{index + 1}/{total}] {step.name}", total=None)
+        self._bar.reset(self._task, description=escaped(f"[{index + 1}/{total}] {step.name}"), total=None)
 
     def advanced(self, step: Step, done: int, total: int) -> None:
         """Work inside a step."""
@@ -65,11 +75,11 @@ class Progress:
 
     def finished(self, step: Step, seconds: float) -> None:
         """A step ended well."""
-        self._console.print(f"  [green]ok[/] {step.name}", highlight=False)
+        self._console.print(f"  [green]ok[/] {escaped(step.name)}", highlight=False)
 
     def tell(self, what: str, done: int, total: int) -> None:
         """Timing goes on."""
-        self._bar.update(self._task, description=f"timing {what}", completed=done, total=total)
+        self._bar.update(self._task, description=escaped(f"timing {what}"), completed=done, total=total)
 
 
 def show_pack(pack: Pack, folder: str) -> None:
@@ -80,16 +90,16 @@ def show_pack(pack: Pack, folder: str) -> None:
     console.print(artifact_table(pack))
     for artifact in pack.artifacts:
         for failure in artifact.failures:
-            console.print(f"[bold red]GATE[/] {failure}", highlight=False)
+            console.print(f"[bold red]GATE[/] {escaped(failure)}", highlight=False)
     console.print(legend(pack), highlight=False)
-    console.print(f"pack: {folder}   report: {folder}/report.html", highlight=False, soft_wrap=True)
+    console.print(f"pack: {folder}   report: {folder}/report.html", highlight=False, soft_wrap=True, markup=False)
 
 
 def artifact_table(pack: Pack) -> Table:
     """One row an artifact, 95 % intervals and truth kinds under their numbers; fits 80 columns."""
     from rich.table import Table
 
-    title = f"{pack.student.name}: {pack.student.parameters:,} weights"
+    title = f"{escaped(pack.student.name)}: {pack.student.parameters:,} weights"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("artifact", "size", "parity", f"{_metric(pack)}, %", "drop, pts", "p50", "x fp32", "gate"):
         table.add_column(heading, justify="left" if heading in ("artifact", "gate") else "right", no_wrap=True)
@@ -108,7 +118,7 @@ def _row(artifact: ArtifactRecord) -> tuple[str, ...]:
     worst = min(artifact.parity.outputs, key=lambda output: float("inf") if output.sqnr_db is None else output.sqnr_db)
     parity = "exact" if worst.sqnr_db is None else f"{worst.sqnr_db:.1f} dB"
     return (
-        f"{artifact.target}\n  {artifact.scheme}",
+        escaped(f"{artifact.target}\n  {artifact.scheme}"),
         size_text(artifact.file.bytes),
         f"{parity}\n[dim]{artifact.parity.truth}[/]",
         over_interval(accuracy.value, 100, 1) if accuracy else "-",
@@ -140,7 +150,7 @@ def legend(pack: Pack) -> str:
         if artifact.latency
         for line in artifact.latency.warnings
     ]
-    return "\n".join(f"[dim]{line}[/]" for line in lines)
+    return "\n".join(f"[dim]{escaped(line)}[/]" for line in lines)
 
 
 def over_interval(estimate: Estimate, factor: float, digits: int) -> str:

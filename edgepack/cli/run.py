@@ -68,13 +68,17 @@ def _show(answers: list[Answer]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from edgepack.cli.output import escaped
+    from edgepack.text import plain
+
     table = Table()
     for heading in ("target", "scheme", "answer", "p50", "truth", "runtime"):
         table.add_column(heading)
     for given in answers:
         latency = f"{given.latency.p50.value:.3f} ms" if given.latency and given.latency.p50 else "-"
         failed = " [red](failed its gate)[/]" if given.artifact.failures else ""
-        table.add_row(given.artifact.target, given.artifact.scheme + failed, _words(given), latency, given.truth, given.runtime)
+        name, scheme = escaped(given.artifact.target), escaped(given.artifact.scheme) + failed
+        table.add_row(name, scheme, escaped(plain(_words(given))), latency, escaped(given.truth), escaped(given.runtime))
     console = Console()
     console.print(table)
     if any(given.latency is None and given.truth == "simulated" for given in answers):

@@ -121,7 +121,11 @@ _LEGEND = (
 
 
 def _show_one(console: Console, traced: Traced, waterfall: Waterfall, every: bool) -> None:
-    head = f"[bold]{waterfall.target} {waterfall.scheme}[/] ({waterfall.runtime}, {waterfall.truth})"
+    from edgepack.cli.output import escaped
+    from edgepack.text import cleaned
+
+    waterfall = cleaned(waterfall)
+    head = f"[bold]{escaped(f'{waterfall.target} {waterfall.scheme}')}[/] ({escaped(waterfall.runtime)}, {waterfall.truth})"
     compared = f"{waterfall.compared} of {waterfall.expected} layers on {_samples(waterfall.samples)}"
     console.print(f"{head}: {compared}", highlight=False)
     if not traced.as_verified:
@@ -129,7 +133,7 @@ def _show_one(console: Console, traced: Traced, waterfall: Waterfall, every: boo
     rows = waterfall.layers if every else _worst(waterfall.layers)
     console.print(_table(rows, every, any(layer.hub_sqnr_db is not None for layer in waterfall.layers)))
     for line in verdict(waterfall):
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
+        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
     console.print()
 
 
@@ -149,6 +153,8 @@ def _worst(layers: tuple[Layer, ...]) -> list[Layer]:
 def _table(layers: Sequence[Layer], every: bool, with_hub: bool) -> Table:
     from rich.table import Table
 
+    from edgepack.cli.output import escaped
+
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     headings = ("  layer", "operators", "total", *(("hub",) if with_hub else ()), "own", "runtime")
     for heading in headings:
@@ -157,7 +163,7 @@ def _table(layers: Sequence[Layer], every: bool, with_hub: bool) -> Table:
         hub = (_decibels(layer.hub_sqnr_db) if layer.is_layer else "",) if with_hub else ()
         own = _decibels(layer.own_db) if layer.is_layer else ""
         name = layer.value if every or not layer.is_layer else layer.layer or layer.value
-        name, operators = f"  {shortened(name, _NAME)}", shortened(layer.operators, _OPERATORS)
+        name, operators = escaped(f"  {shortened(name, _NAME)}"), escaped(shortened(layer.operators, _OPERATORS))
         style = "bold red" if layer.departs else ""
         table.add_row(name, operators, _decibels(layer.sqnr_db), *hub, own, _runtime(layer), style=style)
     return table

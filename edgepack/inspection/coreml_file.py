@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.backends.artifact import Finding
-from edgepack.errors import one_line
+from edgepack.errors import EdgepackError, one_line
 from edgepack.inspection.facts import FileFacts, InspectionError, OperatorCount, Port, Quantization
 from edgepack.inspection.graph import Call, Constant, Graph, Scales, fused, largest, quantization, weights_by_dtype
 from edgepack.mil.environment import coremltools
+from edgepack.mil.package import refuse_unsafe_package
 
 _UNREADABLE = "it is damaged, or no Core ML model: convert it again"
 _ML_PROGRAM = "mlProgram"
@@ -43,15 +44,18 @@ def inspect(path: Path) -> FileFacts:
     Raises:
         InspectionError: it is no Core ML model, or its weights are missing or damaged.
     """
-    ct = coremltools()
     try:
+        refuse_unsafe_package(path)
+        ct = coremltools()
         spec = ct.utils.load_spec(str(path))
+        kind = spec.WhichOneof("Type")
+        if kind is None:
+            raise InspectionError(f"{path} holds no model", _UNREADABLE)
+        return _program(path, spec) if kind == _ML_PROGRAM else _other(path, spec, kind)
+    except EdgepackError as error:
+        raise InspectionError(error.cause, error.hint) from error
     except Exception as error:
         raise InspectionError(f"{path} cannot be read as Core ML ({one_line(error)})", _UNREADABLE) from error
-    kind = spec.WhichOneof("Type")
-    if kind is None:
-        raise InspectionError(f"{path} holds no model", _UNREADABLE)
-    return _program(path, spec) if kind == _ML_PROGRAM else _other(path, spec, kind)
 
 
 def _program(path: Path, spec: Any) -> FileFacts:

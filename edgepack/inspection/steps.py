@@ -33,8 +33,18 @@ def look(file: Path, out: Path, progress: Progress) -> None:
         outputs=tuple(map(with_layout, facts.outputs)),
         findings=(*facts.findings, *_lint(file, facts)),
     )
-    (out / "facts.json").write_bytes(msgspec.json.encode(facts))
+    (out / "facts.json").write_bytes(_encoded(facts, file))
     progress(2, 2)
+
+
+def _encoded(facts: FileFacts, file: Path) -> bytes:
+    """As JSON that reads back; what does not (sizes beyond 64 bits, text that is none) says that the file is damaged."""
+    try:
+        content = msgspec.json.encode(facts)
+        msgspec.json.decode(content, type=FileFacts)
+    except (msgspec.MsgspecError, OverflowError, UnicodeError, TypeError) as error:
+        raise InspectionError(f"{file} holds what cannot be told ({one_line(error)})", "it is damaged: write it again") from error
+    return content
 
 
 # Channels that an image has.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgepack.backends.artifact import Finding
 from edgepack.errors import one_line
 from edgepack.inspection.facts import FileFacts, InspectionError, OperatorCount, Port
+from edgepack.inspection.flatbuffer import bounded
 from edgepack.inspection.graph import Call, Constant, Graph, Scales, largest, quantization, weights_by_dtype
 
 _IDENTIFIER = b"TFL3"
@@ -48,7 +49,10 @@ def inspect(path: Path) -> FileFacts:
 def _facts(path: Path, content: bytes) -> FileFacts:
     from ai_edge_litert import schema_py_generated as schema
 
-    model: Any = schema.ModelT.InitFromPackedBuf(content, 0)
+    with bounded(len(content)):
+        model: Any = schema.ModelT.InitFromPackedBuf(content, 0)
+    if model.externalBuffers or model.externalBufferGroups:
+        raise ValueError("it keeps weights in another file")
     if not model.subgraphs:
         raise ValueError("it holds no subgraph")
     reader = _Reader(schema, model)
@@ -128,7 +132,8 @@ class _Reader:
     def graph(self, subgraph: Any, prefix: str) -> Graph:
         """One subgraph; a constant that only a DEQUANTIZE reads counts as what it becomes a weight of."""
         names = [f"{prefix}{_text(tensor.name) or index}" for index, tensor in enumerate(subgraph.tensors)]
-        names = [name if names.index(name) == index else f"{name}#{index}" for index, name in enumerate(names)]
+        first = {name: index for index, name in reversed(list(enumerate(names)))}
+        names = [name if first[name] == index else f"{name}#{index}" for index, name in enumerate(names)]
         constants = {
             names[index]: self._constant(names[index], tensor)
             for index, tensor in enumerate(subgraph.tensors)
@@ -262,15 +267,14 @@ def _metadata(model: Any, content: bytes) -> tuple[dict[str, str], tuple[str, ..
         held = bytes(np.asarray(data, np.uint8)) if data is not None and len(data) else b""
         if _text(entry.name) == "edgepack":
             own = json.loads(held)
-            labels = tuple(own.pop("labels", ()))
+            labels = tuple(map(str, own.pop("labels", ())))
             found |= {key: str(value) for key, value in own.items() if key not in _MACHINE and value}
         else:
             found[_text(entry.name)] = _printable(held)
-    packed = _packed(content)
-    if packed:
-        found["packed files"] = ", ".join(packed)
-    texts = [text for name, text in packed.items() if "label" in name.lower() and name.endswith(".txt")]
-    return found, labels or (tuple(texts[0].splitlines()) if texts else ())
+    names, text = _packed(content)
+    if names:
+        found["packed files"] = ", ".join(names)
+    return found, labels or tuple(text.splitlines())
 
 
 _LONGEST = 64
@@ -281,9 +285,19 @@ def _printable(held: bytes) -> str:
     return text if len(held) <= _LONGEST and text.isprintable() else f"{len(held)} bytes"
 
 
-def _packed(content: bytes) -> dict[str, str]:
-    """Associated files of TFLite metadata: a zip archive that follows the flatbuffer."""
+# Labels of ten thousand classes have 200 kB; an archive may promise gigabytes.
+_LONGEST_LABELS = 2**20
+_MOST_PACKED = 1000
+
+
+def _packed(content: bytes) -> tuple[list[str], str]:
+    """Associated files of TFLite metadata, a zip archive that follows the flatbuffer: their names, and the text of the first labels."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
-        return {}
+        return [], ""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name: archive.read(name).decode(errors="replace") for name in archive.namelist()}
+        names = archive.namelist()[:_MOST_PACKED]
+        labels = next((name for name in names if "label" in name.lower() and name.endswith(".txt")), None)
+        if labels is None:
+            return names, ""
+        with archive.open(labels) as file:
+            return names, file.read(_LONGEST_LABELS).decode(errors="replace")

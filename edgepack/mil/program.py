@@ -16,6 +16,7 @@ import numpy as np
 from edgepack.mil.environment import coremltools
 from edgepack.mil.errors import MilError
 from edgepack.mil.operation import Array, Kernel, MilOperation, TensorType, kernel_of, selects
+from edgepack.mil.package import refuse_unsafe_package
 from edgepack.mil.rounding import to_half
 
 
@@ -88,6 +89,7 @@ def read_function(path: Path) -> Any:
     Raises:
         MilError: ``path`` is not an .mlpackage with an ML Program.
     """
+    refuse_unsafe_package(path)
     ct = coremltools()
     from coremltools.converters.mil.frontend.milproto import load
 

@@ -17,6 +17,7 @@ import msgspec
 from edgepack.errors import InputError
 from edgepack.pack.checks import contradictions
 from edgepack.pack.manifest import SCHEMA, Pack
+from edgepack.text import cleaned
 
 MANIFEST = "pack.json"
 
@@ -33,7 +34,7 @@ def load_pack(folder: Path) -> Pack:
         version = msgspec.json.decode(content, type=dict[str, msgspec.Raw]).get("schema", msgspec.Raw(b"null"))
         if bytes(version) != str(SCHEMA).encode():
             raise PackError(f"{path} has schema {bytes(version)[:40].decode()}, this edgepack reads {SCHEMA}", "build the pack again")
-        pack = msgspec.json.decode(content, type=Pack)
+        pack = cleaned(msgspec.json.decode(content, type=Pack))
     except OSError as error:
         raise PackError(f"{folder} is not a pack ({MANIFEST}: {error.strerror})", "give the folder that edgepack build wrote") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -94,6 +94,8 @@ class _File:
         from ai_edge_litert import schema_py_generated as schema
 
         model: Any = schema.Model.GetRootAs(content, 0)
+        if model.SubgraphsLength() < 1:
+            raise ValueError("it holds no subgraph")
         graph = model.Subgraphs(0)
         names = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
         tensors = tuple(_tensor(model, graph.Tensors(index), names) for index in range(graph.TensorsLength()))
