@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,10 @@ def _refuse_claim(file: IO[bytes], size: int, name: str) -> None:
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
         raise ValueError(f"{name} is of .npy version {version}")
-    shape, _, dtype = read(file)
+    try:
+        shape, _, dtype = read(file)
+    except (SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        raise ValueError(f"the header of {name} is none") from error
     if any(length < 0 for length in shape) or dtype.itemsize * math.prod(shape) > size - file.tell():
         raise ValueError(f"{name} claims {dtype}{list(shape)[:8]}, more than it holds")
 

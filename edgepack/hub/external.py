@@ -28,6 +28,10 @@ _FIELDS: dict[str, dict[int, str]] = {
 }
 # protobuf's own limit on nesting.
 _DEEPEST = 100
+# A network of a hundred thousand nodes has three million fields, which take three seconds.
+_MOST_FIELDS = 5_000_000
+# What protobuf can hold.
+_LARGEST_FILE = 2**31
 _LAST_BYTE_OF_A_VARINT = 63
 
 
@@ -46,13 +50,16 @@ class External:
 
 def external_tensors(content: bytes) -> Iterator[External]:
     """Every tensor of a serialized ModelProto that lies in another file; ValueError where the bytes are no protobuf."""
-    pending = [("model", 0, len(content), 0)]
+    pending, left = [("model", 0, len(content), 0)], _MOST_FIELDS
     while pending:
         kind, start, end, depth = pending.pop()
         if depth > _DEEPEST:
             raise ValueError("its graphs nest too deep")
         entries = {}
         for number, begin, stop in _fields(content, start, end):
+            left -= 1
+            if left < 0:
+                raise ValueError(f"it has more than {_MOST_FIELDS} fields")
             inner = _FIELDS[kind].get(number)
             if inner == "entry":
                 key, value = _entry(content, begin, stop)
@@ -65,10 +72,16 @@ def external_tensors(content: bytes) -> Iterator[External]:
 
 def _fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(number, first, last + 1) of every length-delimited field."""
-    place = start
+    place, numbers = start, 0
     while place < end:
         tag, place = _varint(content, place, end)
         wire = tag & 7
+        if not tag >> 3:
+            raise ValueError("it has a field of number 0")
+        if wire != _BYTES:
+            numbers += 1
+            if numbers > _MOST_FIELDS:
+                raise ValueError(f"it has more than {_MOST_FIELDS} numbers that are not packed")
         if wire == _VARINT:
             _, place = _varint(content, place, end)
         elif wire == _BYTES:
@@ -126,11 +139,18 @@ def refuse_any_file(path: Path) -> None:
 
 def _external_of(path: Path) -> set[External]:
     try:
-        if not path.is_file():
-            raise OSError("it is no file")
-        return set(external_tensors(path.read_bytes()))
+        return set(external_tensors(content_of(path)))
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} is not a valid ONNX model ({one_line(error)})", "it is damaged, or none: export it again") from error
+
+
+def content_of(path: Path) -> bytes:
+    """A serialized model; OSError for what is no plain file, or is larger than one can be."""
+    if not path.is_file():
+        raise OSError("it is no file")
+    if path.stat().st_size > _LARGEST_FILE:
+        raise OSError("it has more bytes than an ONNX file can")
+    return path.read_bytes()
 
 
 def _refuse_elsewhere(held: External, model: Path) -> None:

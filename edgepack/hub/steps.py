@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,9 @@ import msgspec
 
 from edgepack.arrays import load_arrays
 from edgepack.converter.step import Progress
+from edgepack.errors import EdgepackError, is_out_of_memory, one_line
 from edgepack.hub.canonical import canonicalize as to_canonical
+from edgepack.hub.graph import HubError
 from edgepack.hub.preprocess import Affine, fold_preprocessing
 from edgepack.student.spec import StudentDescription
 
@@ -30,13 +34,27 @@ def canonicalize(captured: Path, example: Path, out: Path, progress: Progress) -
     import onnx
     import onnx_ir as ir
 
-    canonical = to_canonical(onnx.load(captured), load_arrays(example))
-    progress(1, 1)
-    proto = ir.to_proto(canonical.model)
-    onnx.checker.check_model(proto, full_check=True)
+    with _explained():
+        canonical = to_canonical(onnx.load(captured), load_arrays(example))
+        progress(1, 1)
+        proto = ir.to_proto(canonical.model)
+        onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, out / "model.onnx")
     notes = tuple(f"rewritten: {name}" for name in canonical.rewrites)
     (out / "notes.json").write_bytes(msgspec.json.encode(HubNotes(operator_counts(canonical.model), notes)))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What a library raises on a graph that contradicts itself, as a refusal of the graph; running out of memory stays what it is."""
+    try:
+        yield
+    except (EdgepackError, MemoryError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(one_line(error)):
+            raise
+        raise HubError(f"the student's graph contradicts itself ({one_line(error)})", "look at it with onnx.checker") from error
 
 
 def fold(hub: Path, notes: Path, student: Path, absorb: bool, out: Path, progress: Progress) -> None:

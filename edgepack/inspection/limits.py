@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from edgepack.hub.external import external_tensors
+from edgepack.hub.external import content_of, external_tensors
 
 # Every worker and runner opens the digits artifacts within 256 MiB; numpy and its like reserve buffers for each processor.
 _BASE, _PER_PROCESSOR = 640 * 2**20, 64 * 2**20
@@ -30,7 +30,7 @@ def _size(path: Path) -> int:
 
 def _beside(model: Path) -> set[str]:
     try:
-        return {held.location for held in external_tensors(model.read_bytes())}
+        return {held.location for held in external_tensors(content_of(model))}
     except (OSError, ValueError):  # whoever opens the model says what is wrong with it
         return set()
 

@@ -21,6 +21,8 @@ from edgepack.inspection.flatbuffer import bounded
 from edgepack.inspection.graph import Call, Constant, Graph, Scales, largest, quantization, weights_by_dtype
 
 _IDENTIFIER = b"TFL3"
+# A flatbuffer addresses itself with signed 32-bit offsets.
+_LARGEST_FILE = 2**31
 _UNREADABLE = "it is damaged, or no TFLite model: convert it again"
 # Operators with weights: which input holds them.
 _WEIGHTS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1, "BATCH_MATMUL": 1}
@@ -37,6 +39,8 @@ def inspect(path: Path) -> FileFacts:
     Raises:
         InspectionError: it is no TFLite model, or is damaged.
     """
+    if not path.is_file() or path.stat().st_size > _LARGEST_FILE:
+        raise InspectionError(f"{path} is no file, or has more bytes than a flatbuffer can", _UNREADABLE)
     content = path.read_bytes()
     if content[4:8] != _IDENTIFIER:
         raise InspectionError(f"{path} is no TFLite model (its identifier is {content[4:8]!r}, not {_IDENTIFIER!r})", _UNREADABLE)

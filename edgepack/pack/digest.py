@@ -52,6 +52,10 @@ def intact(pack: Path, record: FileRecord) -> Path:
     """Where a recorded file lies; PackError when it is not there, or is not the one that was recorded."""
     path = inside(pack, record.path)
     try:
+        size = sum(file.lstat().st_size for file in plain_files(path))
+        if size != record.bytes:
+            cause = f"{record.path} is not the file that was verified: it has {size} bytes, not {record.bytes}"
+            raise PackError(cause, "build the pack again, or copy it whole")
         found = file_record(pack.resolve(), path)
     except (OSError, RecursionError) as error:
         raise PackError(f"{record.path} of the pack cannot be read ({error})", "copy the pack whole") from error

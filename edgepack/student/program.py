@@ -234,6 +234,9 @@ class OnnxProgram:
         weights = {tensor.name for tensor in self._model.graph.initializer}
         self.inputs = _merge(inputs, [_onnx_spec(value) for value in self._model.graph.input if value.name not in weights], "input")
         self.outputs = _merge(outputs, [_onnx_spec(value) for value in self._model.graph.output], "output")
+        if not self.outputs:
+            raise StudentError(f"{path} has no output", "export it again")
+        _refuse_shared_names((*self.inputs, *self.outputs))
         self._session: Any = None
 
     @property
