@@ -153,7 +153,7 @@ class _Reader:
                 continue
             kind = self._kind(name, operator, subgraph)
             calls.append(Call(name, tuple(each for each in inputs if each not in fixed), tuple(outputs), kind))
-        computed = {name for call in calls for name in call.outputs} | {names[index] for index in subgraph.inputs}
+        computed = {name for call in calls for name in call.outputs} | {names[index] for index in _listed(subgraph.inputs)}
         scales = {names[index]: _scales(tensor) for index, tensor in enumerate(subgraph.tensors) if names[index] in computed}
         return Graph(tuple(calls), constants, {name: found for name, found in scales.items() if found is not None})
 
@@ -170,7 +170,8 @@ class _Reader:
 
     def _content(self, tensor: Any) -> NDArray[np.uint8] | None:
         """The bytes of a constant, None for a computed tensor."""
-        data = self._model.buffers[tensor.buffer].data if tensor.buffer < len(self._model.buffers) else None
+        buffers = self._model.buffers or ()
+        data = buffers[tensor.buffer].data if tensor.buffer < len(buffers) else None
         return None if data is None or len(data) == 0 else np.asarray(data, np.uint8)
 
     def _constant(self, name: str, tensor: Any) -> Constant:
@@ -194,7 +195,10 @@ class _Reader:
         signature = self._model.signatureDefs[0] if self._model.signatureDefs else None
         graph = self._model.subgraphs[signature.subgraphIndex if signature else 0]
         if signature is None:
-            ends = [[(_text(graph.tensors[index].name), graph.tensors[index]) for index in part] for part in (graph.inputs, graph.outputs)]
+            ends = [
+                [(_text(graph.tensors[index].name), graph.tensors[index]) for index in _listed(part)]
+                for part in (graph.inputs, graph.outputs)
+            ]
         else:
             parts = (signature.inputs or (), signature.outputs or ())
             ends = [[(_text(held.name), graph.tensors[held.tensorIndex]) for held in part] for part in parts]

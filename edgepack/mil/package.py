@@ -11,6 +11,8 @@ from edgepack.mil.errors import MilError
 
 _MANIFEST = "Manifest.json"
 _LARGEST_MANIFEST = 2**20
+# What protobuf can hold.
+_LARGEST_MODEL = 2**31
 # Files and folders of a package: a manifest, a model, a file of weights, and what an app may add.
 _MOST_ENTRIES = 10_000
 
@@ -42,6 +44,8 @@ def _refuse_no_file(entry: Path, package: Path) -> None:
     kind = entry.stat().st_mode if entry == package else mode
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
         raise MilError(f"'{entry.name}' of {package} is a link, a pipe or a device", "copy the files themselves into the package")
+    if stat.S_ISREG(kind) and entry.suffix == ".mlmodel" and entry.stat().st_size > _LARGEST_MODEL:
+        raise MilError(f"'{entry.name}' of {package} has more bytes than a Core ML model can", "write the package again")
 
 
 def _items(manifest: Path) -> list[str]:

@@ -112,3 +112,17 @@ def test_a_file_that_is_no_whole_image_is_named(tmp_path: Path, kind: str) -> No
         path.write_bytes(b"hello" if kind == "text" else whole[: len(whole) // 2])
     with pytest.raises(StudentError, match=r"broken\.png cannot be read as an image"):
         ImagePreprocessing(8, 8).load(path)
+
+
+def test_an_image_that_unpacks_to_far_more_than_a_photograph_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    Image.new("L", (12_000, 12_000)).save(path)
+    with pytest.raises(StudentError, match="unpacks to 144000000 pixels"):
+        ImagePreprocessing(8, 8, 1).load(path)
+
+
+def test_formats_that_need_a_program_of_their_own_are_not_opened(tmp_path: Path) -> None:
+    """Pillow hands EPS to Ghostscript."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    with pytest.raises(StudentError, match="cannot be read as an image"):
+        ImagePreprocessing(8, 8).load(tmp_path / "a.eps")
