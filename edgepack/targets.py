@@ -102,7 +102,7 @@ def load_target(name: str) -> Target:
         raise TargetError(f"no target '{name}'", f"choose from {', '.join(target_names())}, or give a .toml file")
     try:
         return msgspec.toml.decode(path.read_bytes(), type=Target)
-    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise TargetError(f"{path} is not a target ({error})", "compare it with one that edgepack targets lists") from error
 
 

@@ -87,3 +87,9 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "board.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(TargetError, match="is not a target"):
         load_target(str(tmp_path / "board.toml"))
+
+
+def test_a_target_that_nests_beyond_measure_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "board.toml").write_text("x = " + "[" * 100_000)
+    with pytest.raises(TargetError, match="is not a target"):
+        load_target(str(tmp_path / "board.toml"))

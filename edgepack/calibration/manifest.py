@@ -13,6 +13,7 @@ Paths are relative to the manifest and may not leave its folder.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import msgspec
@@ -103,12 +104,14 @@ class CalibrationSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             CalibrationError: the file does not exist or is not a manifest; the message says which field is wrong.
         """
         try:
+            if path.exists() and not path.is_file():
+                raise OSError(errno.EINVAL, "it is no file")
             return msgspec.toml.decode(path.read_bytes(), type=cls)
         except OSError as error:
             raise CalibrationError(
                 f"calibration manifest {path} cannot be read ({error.strerror})", "give the path of a .toml manifest"
             ) from error
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CalibrationError(f"{path} is not a calibration manifest ({error})", "see edgepack init for one that works") from error
 
 

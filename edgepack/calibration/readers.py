@@ -427,9 +427,16 @@ def _take(archive: Any, key: str, path: Path) -> NDArray[Any]:
 
 def _inside(root: Path, name: str) -> Path:
     """A path of the manifest, which may not leave the manifest's folder."""
-    path = (root / name).resolve()
-    if Path(name).is_absolute() or not path.is_relative_to(root.resolve()):
+    try:
+        path = (root / name).resolve()
+        leaves = Path(name).is_absolute() or not path.is_relative_to(root.resolve())
+        waits = path.exists() and not (path.is_file() or path.is_dir())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CalibrationError(f"'{name[:80]}' is no path ({error})", "keep data beside the manifest and name it from there") from error
+    if leaves:
         raise CalibrationError(f"path '{name}' leaves the manifest's folder", "keep data beside the manifest and name it from there")
+    if waits:
+        raise CalibrationError(f"'{name}' is a pipe or a device", "give a file or a folder")
     return root / name
 
 

@@ -1,5 +1,6 @@
 """Manifests: what they may say."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,15 @@ def test_shipped_manifests_are_found_by_name_and_others_are_refused() -> None:
     assert CalibrationSet.load(find_manifest("digits")).name == "digits"
     with pytest.raises(CalibrationError, match="no calibration manifest 'faces'"):
         find_manifest("faces")
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 100_000, "[a" + ".a" * 100_000 + "]", "x = 1e999\n" + GOOD, GOOD + "\0"])
+def test_a_manifest_that_nests_or_counts_beyond_measure_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(CalibrationError, match="is not a calibration manifest"):
+        loaded(tmp_path, text)
+
+
+def test_a_pipe_is_no_manifest_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "set.toml")
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        CalibrationSet.load(tmp_path / "set.toml")

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,7 @@ def test_float32_survives_a_csv_bit_for_bit(tmp_path: Path, numbers: np.ndarray)
 
 SOURCE = """
 import itertools
+import os
 import numpy as np
 import torch
 
@@ -407,3 +409,42 @@ def test_samples_are_read_back_whatever_their_inputs_are_called(tmp_path: Path, 
     assert list(found.arrays) == names and found.labels is not None and found.labels.tolist() == [1, 0]
     for name in names:
         np.testing.assert_array_equal(found.arrays[name], held.arrays[name])
+
+
+# ---- data of strangers
+
+
+@pytest.mark.parametrize(
+    "source", [{"images": "../*.png"}, {"images": "/**/*.png"}, {"npz": "/etc/passwd"}, {"csv": "sub/../../a.csv"}, {"npz": "a\0b"}]
+)
+def test_a_path_or_glob_that_leaves_the_folder_is_refused(tmp_path: Path, source: dict[str, str]) -> None:
+    picture(tmp_path / "outside.png", 0)
+    (tmp_path / "set").mkdir()
+    with pytest.raises(CalibrationError, match=r"leaves the manifest's folder|is no path"):
+        samples(tmp_path / "set", IMAGES, **source)  # type: ignore[arg-type]
+
+
+def test_links_that_leave_the_folder_are_refused_wherever_they_are(tmp_path: Path) -> None:
+    picture(tmp_path / "outside" / "a.png", 0)
+    root = tmp_path / "set"
+    (root / "photos").mkdir(parents=True)
+    (root / "photos" / "a.png").symlink_to(tmp_path / "outside" / "a.png")
+    (root / "all").symlink_to(tmp_path / "outside")
+    for images in ("photos", "photos/*.png", "photos/a.png", "all", "all/a.png", "all/*.png"):
+        with pytest.raises(CalibrationError, match="leaves the manifest's folder"):
+            samples(root, IMAGES, images=images)
+
+
+@pytest.mark.parametrize("source", [{"images": "a.png"}, {"images": "."}, {"npz": "a.png"}, {"csv": "a.png"}, {"crops": "a.png"}])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, source: dict[str, str]) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(CalibrationError):
+        samples(tmp_path, IMAGES, **source)  # type: ignore[arg-type]
+
+
+def test_an_array_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", image=np.zeros((2, 3), np.float32))
+    content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(content.replace(b"(2, 3), }         ", b"(2, 10000000000),}"))
+    with pytest.raises(CalibrationError, match="more than it holds"):
+        samples(tmp_path, IMAGES, npz="a.npz")

@@ -58,7 +58,11 @@ def kind_of(seed: int, index: int) -> Kind:
 
 def run_case(seeds: Path, seed: int, index: int) -> Result:
     """One case in a fork of this process."""
-    kind = kind_of(seed, index)
+    return run_kind(kind_of(seed, index), seeds, seed, index)
+
+
+def run_kind(kind: Kind, seeds: Path, seed: int, index: int) -> Result:
+    """A case of a given kind."""
     with tempfile.TemporaryDirectory(prefix="case.", ignore_cleanup_errors=True) as folder:
         case = Path(folder)
         (case / "out").mkdir()
