@@ -16,6 +16,7 @@ from edgepack.calibration.manifest import CalibrationError
 from edgepack.calibration.readers import Samples
 from edgepack.errors import InputError
 from tests.calibration.students import IMAGES, PAIRS, VECTORS, described, normalized, picture, samples
+from tests.test_arrays import archived, npy
 
 
 @pytest.fixture
@@ -443,8 +444,6 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, source: dict[str, str]) -> Non
 
 
 def test_an_array_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", image=np.zeros((2, 3), np.float32))
-    content = (tmp_path / "a.npz").read_bytes()
-    (tmp_path / "a.npz").write_bytes(content.replace(b"(2, 3), }         ", b"(2, 10000000000),}"))
+    archived(tmp_path / "a.npz", {"image.npy": npy("(2, 10000000000)", data=bytes(24))})
     with pytest.raises(CalibrationError, match="more than it holds"):
         samples(tmp_path, IMAGES, npz="a.npz")
