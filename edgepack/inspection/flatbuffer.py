@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 # A file's own vectors and strings hold no more elements than it has bytes; each is asked for its length a few times.
 _READS, _FREE = 16, 2**20
+
+
+# Where the table Model keeps external_buffer_groups and external_buffers (schema.fbs: its ninth and tenth field; the first is at 4).
+_EXTERNAL = (20, 22)
+
+
+def keeps_weights_elsewhere(content: bytes) -> bool:
+    """Whether a .tflite names files that hold its weights; False also for bytes that are none, which a runtime refuses."""
+    from flatbuffers.table import Table
+
+    try:
+        root = Table(content, int.from_bytes(content[:4], "little"))
+        return any(root.Offset(place) for place in _EXTERNAL)
+    except (struct.error, TypeError, IndexError, ValueError):
+        return False
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgepack.backends.artifact import Finding
 from edgepack.errors import one_line
 from edgepack.inspection.facts import FileFacts, InspectionError, OperatorCount, Port
-from edgepack.inspection.flatbuffer import bounded
+from edgepack.inspection.flatbuffer import bounded, keeps_weights_elsewhere
 from edgepack.inspection.graph import Call, Constant, Graph, Scales, largest, quantization, weights_by_dtype
 
 _IDENTIFIER = b"TFL3"
@@ -55,7 +55,7 @@ def _facts(path: Path, content: bytes) -> FileFacts:
 
     with bounded(len(content)):
         model: Any = schema.ModelT.InitFromPackedBuf(content, 0)
-    if model.externalBuffers or model.externalBufferGroups:
+    if keeps_weights_elsewhere(content):
         raise ValueError("it keeps weights in another file")
     if not model.subgraphs:
         raise ValueError("it holds no subgraph")

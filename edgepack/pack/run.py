@@ -18,6 +18,7 @@ from edgepack.converter.step import Limits
 from edgepack.devices.runner_process import Request, Response, artifact_feed, hub_arrays, run_local
 from edgepack.errors import EdgepackError, one_line
 from edgepack.hub.external import refuse_any_file
+from edgepack.inspection.flatbuffer import keeps_weights_elsewhere
 from edgepack.latency.local import measure
 from edgepack.latency.protocol import profile
 from edgepack.pack.digest import intact
@@ -118,6 +119,14 @@ def _fitting(arrays: Arrays, spec: TensorSpec, path: Path) -> NDArray[np.generic
     return array
 
 
+def refuse_other_files(path: Path, runner: str) -> None:
+    """What a runtime would read besides the artifact, of which the digest says nothing; PackError or ModelFileError where there is such."""
+    if runner == "ort":
+        refuse_any_file(path)
+    if runner == "litert" and path.is_file() and keeps_weights_elsewhere(path.read_bytes()):
+        raise PackError(f"{path.name} keeps weights in another file", "build the pack again")
+
+
 def answer(folder: Path, pack: Pack, artifact: ArtifactRecord, sample: Arrays, limits: Limits, top: int, timed: bool) -> Answer:
     """Run one artifact on one stacked sample.
 
@@ -125,8 +134,7 @@ def answer(folder: Path, pack: Pack, artifact: ArtifactRecord, sample: Arrays, l
         PackError: its file is missing or is not the one that was verified. RunnerError: its runner failed.
     """
     path = intact(folder, artifact.file)
-    if artifact.runner == "ort":
-        refuse_any_file(path)
+    refuse_other_files(path, artifact.runner)
     described = ArtifactDescription(artifact.file.path, artifact.inputs, artifact.outputs, artifact.runner)
     try:
         response, outputs = _run(path, artifact, sample, limits)

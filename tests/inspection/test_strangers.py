@@ -14,10 +14,13 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgepack.errors import EdgepackError
 from edgepack.inspection.facts import FileFacts, InspectionError
+from edgepack.inspection.flatbuffer import keeps_weights_elsewhere
 from edgepack.inspection.limits import default_bytes
 from edgepack.inspection.steps import look
 from edgepack.mil.errors import MilError
 from edgepack.mil.package import refuse_unsafe_package
+from edgepack.pack.files import PackError
+from edgepack.pack.run import refuse_other_files
 from tests.inspection.test_files import look as looked
 
 
@@ -75,6 +78,10 @@ def test_tensors_that_share_one_vector_do_not_multiply_it(tmp_path: Path) -> Non
 
 def test_weights_in_another_file_of_a_tflite_are_refused(tmp_path: Path) -> None:
     assert "another file" in refusal(tflite(tmp_path / "m.tflite", external=True), tmp_path)
+    with pytest.raises(PackError, match="another file"):
+        refuse_other_files(tmp_path / "m.tflite", "litert")
+    refuse_other_files(tflite(tmp_path / "sound.tflite"), "litert")
+    assert not any(keeps_weights_elsewhere(os.urandom(size)) for size in range(8))
 
 
 def test_labels_packed_behind_a_tflite_are_read_to_a_limit(tmp_path: Path) -> None:
