@@ -224,16 +224,18 @@ class OnnxProgram:
             raise StudentError(f"student file {path} does not exist", "give the path of an .onnx file")
         try:
             self._model = load_model(path)
+            onnx.checker.check_model(self._model)
+            self._refuse_non_finite()
+            weights = {tensor.name for tensor in self._model.graph.initializer}
+            taken = [_onnx_spec(value) for value in self._model.graph.input if value.name not in weights]
+            given = [_onnx_spec(value) for value in self._model.graph.output]
+        except StudentError:
+            raise
         except ModelFileError as error:
             raise StudentError(error.cause, error.hint) from error
-        try:
-            onnx.checker.check_model(self._model)
         except Exception as error:
             raise StudentError(f"{path} is not a valid ONNX model ({one_line(error)})", "check it with onnx.checker") from error
-        self._refuse_non_finite()
-        weights = {tensor.name for tensor in self._model.graph.initializer}
-        self.inputs = _merge(inputs, [_onnx_spec(value) for value in self._model.graph.input if value.name not in weights], "input")
-        self.outputs = _merge(outputs, [_onnx_spec(value) for value in self._model.graph.output], "output")
+        self.inputs, self.outputs = _merge(inputs, taken, "input"), _merge(outputs, given, "output")
         if not self.outputs:
             raise StudentError(f"{path} has no output", "export it again")
         _refuse_shared_names((*self.inputs, *self.outputs))

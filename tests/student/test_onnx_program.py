@@ -1,5 +1,6 @@
 """Students that arrive as .onnx files."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepack import Student, TensorSpec
+from edgepack.student.program import OnnxProgram
 from edgepack.student.spec import StudentError
 from tests.student.modules import captured, onnx_file, run_file
 
@@ -113,3 +115,22 @@ def test_an_operator_onnxruntime_does_not_know_is_refused_when_it_runs(tmp_path:
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "twist.onnx")
     with pytest.raises(StudentError, match="onnxruntime cannot load the student"):
         Student(tmp_path / "twist.onnx").program.run({"x": np.zeros(1, np.float32)})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda model: model.graph.initializer[0].ClearField("dims"),
+        lambda model: setattr(model.graph.input[0].type.tensor_type, "elem_type", 77),
+        lambda model: model.graph.ClearField("output"),
+        lambda model: model.graph.output.append(model.graph.output[0]),
+    ],
+)
+def test_a_model_that_contradicts_itself_is_refused_in_a_line(tmp_path: Path, damage: Callable[[onnx.ModelProto], object]) -> None:
+    path = onnx_file(tmp_path, [helper.make_node("Add", ["x", "w"], ["y"])], {"x": [2]}, {"y": [2]}, {"w": np.ones(2, np.float32)})
+    model = onnx.load(path)
+    damage(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(StudentError) as caught:
+        OnnxProgram(path)
+    assert "\n" not in str(caught.value) and caught.value.hint
