@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint slow conformance conformance-mil fuzz distil segmentation bench bench-efficientnet bench-peers clean
+.PHONY: demo test lint slow conformance conformance-mil fuzz faults mutations distil segmentation bench bench-rebuild \
+	bench-efficientnet bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgepack demo --out pack
@@ -39,6 +40,16 @@ fuzz: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --graphs 2000 --seed $(SEED) --jobs $(JOBS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --graphs 500 --seed $(SEED) --jobs $(JOBS) --scheme w8a8
 
+# Faults into builds (kill -9, full disk, damaged store, hung steps, builds side by side): nothing wrong, nothing finished lost, no hang.
+FAULTS ?= 220
+faults: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run --faults $(FAULTS) --seed $(SEED) --jobs $(JOBS)
+
+# Mutations of packs, models and manifests from strangers into inspect, run and verify: one-line errors only, nothing written outside.
+MUTATIONS ?= 5000
+mutations: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations.run --count $(MUTATIONS) --seed $(SEED) --jobs $(JOBS)
+
 # Retrain the digits student from scratch, deterministically.
 distil: $(VENV)/.dev
 	$(BIN)/python demo_app/students/digits/distil.py
@@ -50,6 +61,10 @@ segmentation: $(VENV)/.dev
 # What the README claims about cost: CPU-seconds of start-up and of the demo.
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cost.py
+
+# A build of EfficientNet-Lite0 for three targets, cold and unchanged, against their bars.
+bench-rebuild: $(VENV)/.dev
+	$(BIN)/python benchmarks/rebuild.py
 
 # EfficientNet-Lite0 on real photographs: what each target keeps of it, and int8 against onnxruntime's own quantization.
 bench-efficientnet: $(VENV)/.dev

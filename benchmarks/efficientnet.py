@@ -25,7 +25,7 @@ from edgepack import build
 from edgepack.arrays import load_arrays, save_arrays
 from edgepack.calibration.crops import read_crops
 from edgepack.calibration.readers import Samples
-from edgepack.converter.execute import Workspace
+from edgepack.converter.execute import folder_of
 from edgepack.converter.step import Limits
 from edgepack.devices.runner_process import Request, run_local
 from edgepack.pack.manifest import Pack
@@ -151,17 +151,17 @@ def measured(pack: Path, work: Path, tell: Callable[[str], None]) -> tuple[Pack,
     manifest = build(
         STUDENT, pack, targets=(*TARGETS, str(target)), calibration=str(MANIFEST), latency="none", limits=limits, work=work / "steps"
     )
-    space = Workspace(work / "steps")
-    samples = Samples.open(space.folder("samples") / "evaluation.npz").arrays["image"]
+    steps = work / "steps"
+    samples = Samples.open(folder_of(steps, "samples") / "evaluation.npz").arrays["image"]
     tell("onnxruntime quantize_static")
     hub = next(record for record in manifest.hubs if record.scheme == "fp32")
-    peer = _run(_quantized_by_onnxruntime(pack / hub.file.path, space, work), samples, work, limits)
+    peer = _run(_quantized_by_onnxruntime(pack / hub.file.path, steps, work), samples, work, limits)
     tell("the student in float64")
     program = load_student(STUDENT).program
     exact = np.concatenate([program.run_float64({"image": sample})["logits"] for sample in samples])
-    student = _rows(space.folder("reference") / "evaluation_outputs.npz")
+    student = _rows(folder_of(steps, "reference") / "evaluation_outputs.npz")
     keys = [(artifact.target, artifact.scheme) for artifact in manifest.artifacts]
-    answers = {key: _rows(space.folder(f"{key[0]} {key[1]}: run") / "evaluation.npz") for key in keys}
+    answers = {key: _rows(folder_of(steps, f"{key[0]} {key[1]}: run") / "evaluation.npz") for key in keys}
     sizes = {(artifact.target, artifact.scheme): artifact.file.bytes for artifact in manifest.artifacts}
     scene = np.array([crop.scene for crop in read_crops(CROPS) if crop.split == "evaluation"])
     return manifest, Evaluation(scene, exact, student, peer, answers, sizes)
@@ -176,7 +176,7 @@ def _half_target(work: Path) -> Path:
     return path
 
 
-def _quantized_by_onnxruntime(hub: Path, space: Workspace, work: Path) -> Path:
+def _quantized_by_onnxruntime(hub: Path, steps: Path, work: Path) -> Path:
     """``quantize_static`` with its per-channel defaults: QDQ, QUInt8 activations, QInt8 weights, min-max."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -184,7 +184,7 @@ def _quantized_by_onnxruntime(hub: Path, space: Workspace, work: Path) -> Path:
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._samples = iter(Samples.open(space.folder("samples") / "calibration.npz").arrays["image"])
+            self._samples = iter(Samples.open(folder_of(steps, "samples") / "calibration.npz").arrays["image"])
 
         def get_next(self) -> dict[str, NDArray[Any]] | None:
             sample = next(self._samples, None)

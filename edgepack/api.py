@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgepack.calibration.manifest import CalibrationSet, find_manifest
-from edgepack.converter.build import Tell, Timing, build_pack
-from edgepack.converter.execute import Watcher
-from edgepack.converter.pipeline import BuildRequest
+from edgepack.converter.build import Keeping, Tell, Timing, build_name, build_pack
+from edgepack.converter.execute import Manner
+from edgepack.converter.forecast import Forecast, forecast
+from edgepack.converter.pipeline import BuildRequest, pipeline
+from edgepack.converter.process import Watcher
 from edgepack.converter.step import Limits, Step
+from edgepack.converter.store import default_place, opened
 from edgepack.errors import InputError
 from edgepack.latency.protocol import profile
 from edgepack.pack.files import load_pack as load_pack
@@ -34,6 +37,9 @@ class Silent:
     def started(self, step: Step, index: int, total: int) -> None:
         """Nothing."""
 
+    def reused(self, step: Step, index: int, total: int) -> None:
+        """Nothing."""
+
     def advanced(self, step: Step, done: int, total: int) -> None:
         """Nothing."""
 
@@ -56,9 +62,12 @@ def build(
     latency: str = "quick",
     threads: int = 1,
     limits: Limits | None = None,
+    store: Path | str | None = "",
+    jobs: int = 0,
     work: Path | None = None,
     watcher: Watcher | None = None,
     tell: Tell = lambda *_: None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Pack:
     """Export, verify, time and pack a student.
 
@@ -75,7 +84,10 @@ def build(
         metrics: "file.py:function", called with (outputs by name, labels), returning a number.
         latency: a profile name ("quick", "smoke", "mlperf") or "none".
         limits: of every step; 600 s and 8 GiB by default.
-        work: keeps the files and logs of every step.
+        store: where results of steps are kept and found again; "" for $EDGEPACK_STORE or the user's cache, None for nowhere.
+        jobs: steps at once; 0 for as many as there are processors and memory for.
+        work: copies the files and logs of every step there.
+        watcher: told of steps, tell of timing, warn of what a user should know and that ends nothing.
 
     Returns:
         The manifest, also of artifacts that failed a gate: look at ``artifact.failures``.
@@ -83,18 +95,53 @@ def build(
     Raises:
         EdgepackError: bad input (exit code 2) or a failed step (3); nothing is left at ``out``.
     """
+    if threads < 1:
+        raise RequestError(f"{threads} threads cannot run anything", "give 1 or more")
+    timing = Timing(None if latency == "none" else profile(latency), threads)
+    request = request_of(
+        student,
+        targets=targets,
+        schemes=schemes,
+        calibration=calibration,
+        ranges=ranges,
+        bias_correction=bias_correction,
+        fold_preprocessing=fold_preprocessing,
+        image_inputs=image_inputs,
+        metrics=metrics,
+        limits=limits,
+    )
+    keeping = Keeping(_place(store), Manner(jobs, keep=work), warn)
+    return build_pack(request, Path(out), timing, watcher or Silent(), tell, keeping)
+
+
+def request_of(
+    student: str,
+    *,
+    targets: Sequence[str] = DEFAULT_TARGETS,
+    schemes: Sequence[str] = (),
+    calibration: str | None = None,
+    ranges: str = "minmax",
+    bias_correction: bool = True,
+    fold_preprocessing: bool = False,
+    image_inputs: bool = False,
+    metrics: Sequence[str] = (),
+    limits: Limits | None = None,
+) -> BuildRequest:
+    """What ``build`` is asked, checked and made explicit.
+
+    Raises:
+        RequestError: options that do not fit together.
+    """
     chosen = _targets(targets)
     manifest = find_manifest(calibration) if calibration else None
     evaluation = CalibrationSet.load(manifest).evaluation if manifest is not None else None
     refuse_metrics_without_data(metrics, evaluation is not None)
     if ranges not in ("minmax", "mse"):
         raise RequestError(f"range method '{ranges}' is not known", "use minmax or mse")
-    if threads < 1:
-        raise RequestError(f"{threads} threads cannot run anything", "give 1 or more")
     own_codes = is_known_to_hold_codes(student)
     folds = fold_preprocessing or image_inputs
     _refuse_unfitting_images(chosen, folds and own_codes, image_inputs)
-    request = BuildRequest(
+    return BuildRequest(
         student=student,
         targets=chosen,
         schemes={target.name: _schemes(target, schemes, manifest is not None, own_codes) for target in chosen},
@@ -109,8 +156,30 @@ def build(
         by_student=evaluation is not None and evaluation.labels_of_student,
         limits=limits or Limits(),
     )
-    timing = Timing(None if latency == "none" else profile(latency), threads)
-    return build_pack(request, Path(out), timing, watcher or Silent(), tell, work)
+
+
+def plan(
+    request: BuildRequest, out: Path | str = "pack", *, store: Path | str = "", jobs: int = 0, watcher: Watcher | None = None
+) -> list[Forecast]:
+    """What a build of ``request`` into ``out`` would do, and why: the steps in order. Nothing runs but a student's own Python.
+
+    Raises:
+        EdgepackError: the student cannot be made, or bad input.
+    """
+    held = store_place(store)
+    with opened(held) as open_store:
+        before = open_store.last_build(build_name(request.student, Path(out)))
+        return forecast(pipeline(request).plan, open_store, before, watcher or Silent(), Manner(jobs))
+
+
+def _place(store: Path | str | None) -> Path | None:
+    """Where the store is that a caller names."""
+    return None if store is None else store_place(store)
+
+
+def store_place(store: Path | str = "") -> Path:
+    """The store's folder: as given, or for "" $EDGEPACK_STORE or the user's cache."""
+    return Path(store) if str(store) else default_place()
 
 
 def _targets(names: Sequence[str]) -> tuple[Target, ...]:

@@ -53,6 +53,11 @@ def is_out_of_memory(words: str) -> bool:
     return any(said in words for said in _NO_MEMORY)
 
 
+def is_out_of_space(words: str) -> bool:
+    """The same of a full disk, in the words of the system."""
+    return "No space left on device" in words or "Disk quota exceeded" in words
+
+
 def one_line(error: BaseException) -> str:
     """Any exception as one line: its type and at most 200 characters of its message."""
     text = " ".join(str(error).split()) or "no message"

@@ -24,6 +24,8 @@ class Backend(Protocol):
 
 
 _MODULES = {"ort": "edgepack.backends.ort.write", "tflite": "edgepack.backends.tflite", "coreml": "edgepack.backends.coreml"}
+# What each writes, in its step's folder.
+ARTIFACT_FILES = {"ort": "model.onnx", "tflite": "model.tflite", "coreml": "model.mlpackage"}
 # Formats whose writers need every size known; symbolic dimensions are pinned to the student's example first.
 NEEDS_STATIC_SHAPES = frozenset({"tflite", "coreml"})
 

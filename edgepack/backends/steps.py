@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -16,14 +16,14 @@ from edgepack.hub.pin import pinned, symbols
 from edgepack.quantize.kernels import with_half_kernels
 from edgepack.quantize.placement import carries_codes
 from edgepack.student.spec import StudentDescription
-from edgepack.targets import Target
 
 
 def write(
     model: Path,
     student: Path,
     example: Path,
-    target: dict[str, Any],
+    format: str,
+    minimum_os: str,
     scheme: str,
     out: Path,
     progress: Progress,
@@ -33,17 +33,16 @@ def write(
 
     Args:
         model: the hub, or the quantized hub of ``scheme``.
-        target: fields of ``targets.Target``.
+        format: the backend's name; minimum_os: the oldest system that must run it, as the target names it.
         image_inputs: let the format's own images be the inputs that hold pixels, where it has such.
     """
-    goal = msgspec.convert(target, Target)
     described = msgspec.json.decode(student.read_bytes(), type=StudentDescription)
     images = _images(described)
     options = WriteOptions(
         scheme=scheme,
         input_layouts={spec.name: spec.layout for spec in described.inputs},
         output_layouts={spec.name: spec.layout for spec in described.outputs},
-        minimum_os=goal.minimum_os,
+        minimum_os=minimum_os,
         name=described.name,
         licence=described.licence,
         labels=described.labels,
@@ -51,11 +50,13 @@ def write(
         images=images,
     )
     _refuse_own_codes(model, scheme)
-    writer = backend(goal.backend)
-    written = writer.write(as_backend_wants(_as_scheme_wants(model, scheme, out), goal.backend, example, out), out, options)
+    writer = backend(format)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = as_backend_wants(_as_scheme_wants(model, scheme, Path(scratch)), format, example, Path(scratch))
+        written = writer.write(source, out, options)
     progress(1, 2)
     findings = writer.lint(out / written.file)
-    written = msgspec.structs.replace(written, minimum_os=written.minimum_os or goal.minimum_os)
+    written = msgspec.structs.replace(written, minimum_os=written.minimum_os or minimum_os)
     (out / "artifact.json").write_bytes(msgspec.json.encode(written))
     (out / "findings.json").write_bytes(msgspec.json.encode(findings))
     progress(2, 2)

@@ -91,7 +91,7 @@ def cut(crop: Crop, folder: Path, row: str) -> Image:
     Raises:
         CalibrationError: the package is not installed, the file or the box is not there, or the pixels are not those of the list.
     """
-    image = _photograph(_located(crop, folder, row))
+    image = _photograph(located(crop, folder, row))
     if not (0 <= crop.left < crop.right <= image.width and 0 <= crop.top < crop.bottom <= image.height):
         raise CalibrationError(
             f"{row}: box {list(crop.box)} leaves {crop.file}, which has {image.width} x {image.height} pixels", "correct the box"
@@ -133,7 +133,8 @@ def _refuse_shared_scenes(crops: Sequence[Crop], path: Path) -> None:
             )
 
 
-def _located(crop: Crop, folder: Path, row: str) -> Path:
+def located(crop: Crop, folder: Path, row: str) -> Path:
+    """The photograph of a crop; CalibrationError when it is not there, or where it may not be."""
     path = _in_package(crop, row) if crop.package else (folder / crop.file).resolve()
     if not crop.package and not path.is_relative_to(folder.resolve()):
         raise CalibrationError(f"{row}: '{crop.file}' leaves the crop list's folder", "keep photographs beside the list")

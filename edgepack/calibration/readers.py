@@ -130,7 +130,7 @@ def _refuse_unknown_columns(request: Request) -> None:
 def _images(request: Request) -> Samples:
     """A folder (searched to the bottom) or a glob, in sorted order, through the student's preprocessing."""
     spec, preprocessing = request.single_input, _preprocessing(request)
-    files = _limited(_image_files(request), request.source.limit)
+    files = _limited(image_files(request.source.path, request.root), request.source.limit)
     layout = spec.layout or "NCHW"
     samples = [_with_progress(request, index, len(files), preprocessing.load(file, layout)) for index, file in enumerate(files)]
     labels = _image_labels(request, files)
@@ -146,26 +146,25 @@ def _preprocessing(request: Request) -> ImagePreprocessing:
     return request.preprocessing
 
 
-def _image_files(request: Request) -> list[Path]:
-    path = _inside(request.root, request.source.path)
+def image_files(given: str, root: Path) -> list[Path]:
+    """The images of a folder (searched to the bottom) or a glob, sorted; CalibrationError when there is none."""
+    path = inside(root, given)
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES]
     else:
-        found = [path] if path.is_file() else _globbed(request)
+        found = [path] if path.is_file() else _globbed(given, root)
     for file in found:
-        _inside(request.root, str(file.relative_to(request.root)))
+        inside(root, str(file.relative_to(root)))
     if not found:
-        raise CalibrationError(
-            f"'{request.source.path}' holds no image under {request.root.name}/", "point images at a folder or glob of PNG or JPEG files"
-        )
+        raise CalibrationError(f"'{given}' holds no image under {root.name}/", "point images at a folder or glob of PNG or JPEG files")
     return sorted(found)
 
 
-def _globbed(request: Request) -> list[Path]:
+def _globbed(given: str, root: Path) -> list[Path]:
     try:
-        return [file for file in request.root.glob(request.source.path) if file.is_file()]
+        return [file for file in root.glob(given) if file.is_file()]
     except ValueError as error:
-        raise CalibrationError(f"'{request.source.path}' is not a glob ({error})", "write ** as a folder: photos/**/*.jpg") from error
+        raise CalibrationError(f"'{given}' is not a glob ({error})", "write ** as a folder: photos/**/*.jpg") from error
 
 
 def _image_labels(request: Request, files: Sequence[Path]) -> NDArray[np.int64] | None:
@@ -173,7 +172,7 @@ def _image_labels(request: Request, files: Sequence[Path]) -> NDArray[np.int64] 
         return None
     if request.source.labels == "folders":
         return _label_indices([file.parent.name for file in files], request.student.labels)
-    by_file = {row[0].strip(): row[1].strip() for row in _csv_rows(_inside(request.root, request.source.labels)) if len(row) >= 2}
+    by_file = {row[0].strip(): row[1].strip() for row in _csv_rows(inside(request.root, request.source.labels)) if len(row) >= 2}
     return _label_indices([_label_of(file, files, by_file, request) for file in files], request.student.labels)
 
 
@@ -202,7 +201,7 @@ def _csv_rows(path: Path) -> list[list[str]]:
 def _crops(request: Request) -> Samples:
     """The rows of a crop list that are of the split asked for, in order, through the student's preprocessing."""
     spec, preprocessing, source = request.single_input, _preprocessing(request), request.source
-    path = _inside(request.root, source.path)
+    path = inside(request.root, source.path)
     crops = _limited([crop for crop in read_crops(path) if source.split in ("", crop.split)], source.limit)
     if not crops:
         raise CalibrationError(f"{path.name} has no row of split '{source.split}'", "name a split of its column split")
@@ -216,7 +215,7 @@ def _crops(request: Request) -> Samples:
 
 @reads("npz")
 def _npz(request: Request) -> Samples:
-    path = _inside(request.root, request.source.path)
+    path = inside(request.root, request.source.path)
     with _opened(path) as archive:
         arrays = {spec.name: _npz_array(request, spec, archive, path) for spec in request.student.inputs}
         labels = _take(archive, request.source.labels, path) if request.source.labels else None
@@ -250,7 +249,7 @@ def _from_pixels(pixels: NDArray[np.uint8], preprocessing: ImagePreprocessing, s
 
 @reads("csv")
 def _csv(request: Request) -> Samples:
-    path = _inside(request.root, request.source.path)
+    path = inside(request.root, request.source.path)
     header, *rows = _csv_rows(path) or [[]]
     uneven = [index for index, row in enumerate(rows) if len(row) != len(header)]
     if uneven:
@@ -310,7 +309,7 @@ def _python(request: Request) -> Samples:
     from edgepack.student.load import load_function
 
     name, _, function = request.source.path.rpartition(":")
-    produce = load_function(_inside(request.root, name), function)
+    produce = load_function(inside(request.root, name), function)
     try:
         pairs = [_pair(item) for item in itertools.islice(produce(), request.source.limit or None)]
     except EdgepackError:
@@ -425,7 +424,7 @@ def _take(archive: Any, key: str, path: Path) -> NDArray[Any]:
     return array
 
 
-def _inside(root: Path, name: str) -> Path:
+def inside(root: Path, name: str) -> Path:
     """A path of the manifest, which may not leave the manifest's folder."""
     try:
         path = (root / name).resolve()
@@ -444,8 +443,8 @@ def _check_digest(request: Request) -> None:
     wanted = request.source.sha256.lower()
     if not wanted:
         return
-    path = _inside(request.root, request.source.path)
-    files = [path] if path.is_file() or request.source.kind != "images" else _image_files(request)
+    path = inside(request.root, request.source.path)
+    files = [path] if path.is_file() or request.source.kind != "images" else image_files(request.source.path, request.root)
     digest = hashlib.sha256()
     for file in files:
         if not path.is_file():

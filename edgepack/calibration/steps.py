@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edgepack.arrays import load_arrays
 from edgepack.calibration.checks import checked, refuse_overlap, set_digest
-from edgepack.calibration.manifest import CalibrationSet
+from edgepack.calibration.files import data_of
+from edgepack.calibration.manifest import CalibrationError, CalibrationSet
 from edgepack.calibration.observe import Range
 from edgepack.calibration.pixels import pixels_of
 from edgepack.calibration.readers import Request, Samples, read
@@ -25,11 +26,15 @@ GOLDEN_SAMPLES = 16
 _DRAWN_SAMPLES = 3
 
 
-def collect(student: Path, manifest: Path, out: Path, progress: Progress, as_pixels: bool = False) -> None:
+def collect(student: Path, manifest: Path, out: Path, progress: Progress, as_pixels: bool = False, files: list[str] | None = None) -> None:
     """Read and check a manifest's samples: calibration.npz, evaluation.npz (when there is one), golden.npz, samples.json.
 
     Args:
         as_pixels: for a model that its preprocessing is part of. Sources say what they say without; the pixels behind it are written.
+        files: names of the files that the build expects to be read (``data_of``); None for whatever there is.
+
+    Raises:
+        CalibrationError: the data cannot be used, or files came or went meanwhile.
     """
     described = msgspec.json.decode(student.read_bytes(), type=StudentDescription)
     given = CalibrationSet.load(manifest)
@@ -41,6 +46,8 @@ def collect(student: Path, manifest: Path, out: Path, progress: Progress, as_pix
             checked(held, described.inputs, len(described.labels) or _classes_of(described, held), kind)
             sets[kind] = pixels_of(held, described, kind) if as_pixels else held
             sets[kind].save(out / f"{kind}.npz")
+    if files is not None and sorted(data_of(manifest) or ()) != files:
+        raise CalibrationError("the files of the calibration manifest changed while they were read", "build again when nobody writes them")
     calibration, evaluation = sets["calibration"], sets.get("evaluation")
     if evaluation is not None:
         refuse_overlap(calibration, evaluation)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import edgepack
-from edgepack.cli import build, demo, doctor, init, inspect, report, run, targets, waterfall
+from edgepack.cli import build, cache, demo, doctor, init, inspect, plan, report, run, targets, verify, waterfall
 from edgepack.cli.output import fail, wants_json
 from edgepack.errors import EdgepackError
 
@@ -26,8 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog="Exit codes: 0 ok, 1 a gate failed, 2 bad usage or input, 3 a step failed, 4 a device cannot be reached.",
 )
-for _verb in (build, inspect, run, waterfall, report, targets, demo, init, doctor):
+for _verb in (build, plan, verify, inspect, run, waterfall, report, targets, demo, init, doctor):
     app.command(name=_verb.__name__.rpartition(".")[2])(_verb.command)
+app.add_typer(cache.app, name="cache", help="List, prune and check the store of results that builds share.")
 
 
 def _show_version(wanted: bool) -> None:
@@ -61,7 +62,7 @@ def main() -> None:
         fail(error, wants_json(sys.argv))
         sys.exit(error.exit_code)
     except Interrupted as error:
-        print("edgepack: interrupted; nothing was left half-written", file=sys.stderr)
+        print("edgepack: interrupted; nothing was left half-written, and finished steps are kept", file=sys.stderr)
         sys.exit(_SIGNALLED + error.args[0])
     except BrokenPipeError:
         sys.exit(1)

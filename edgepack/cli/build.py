@@ -19,10 +19,21 @@ SchemeOption = Annotated[
     list[str] | None, typer.Option("--scheme", "-s", help="fp32, fp16, w8, w8d8, w8a8; repeat. Default: fp32, and w8a8 with -c.")
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the pack; an older pack there is replaced whole.")]
+RangesOption = Annotated[str, typer.Option(help="How observed ranges become encodings: minmax or mse.")]
+BiasOption = Annotated[bool, typer.Option(help="Correct int8 biases layer after layer.")]
+FoldOption = Annotated[bool, typer.Option("--fold-preprocessing", help="Artifacts take pixels 0..255: scale, mean and std are in them.")]
+ImageInputsOption = Annotated[bool, typer.Option("--image-inputs", help="Core ML takes an image; implies --fold-preprocessing.")]
+MetricOption = Annotated[list[str] | None, typer.Option(help="Your own metric, file.py:function(outputs, labels) -> number; repeat.")]
 LatencyOption = Annotated[str, typer.Option(help="Latency profile: quick, smoke, mlperf or none.")]
 TimeoutOption = Annotated[float, typer.Option(min=1, help="Seconds a step or a runner may take.")]
 MemoryOption = Annotated[float, typer.Option(min=0.25, help="GiB a step or a runner may allocate.")]
-WorkOption = Annotated[Path | None, typer.Option(help="Keep the files and logs of every step in this folder.")]
+WorkOption = Annotated[Path | None, typer.Option(help="Copy the files and logs of every step to this folder.")]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(help="Where results of steps are kept and found again. Default: $EDGEPACK_STORE, or ~/.cache/edgepack/store."),
+]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Run every step, and keep nothing but the pack.")]
+JobsOption = Annotated[int, typer.Option(min=0, help="Steps at once; 0: as many as there are processors and memory for.")]
 
 
 def command(
@@ -31,17 +42,18 @@ def command(
     scheme: SchemeOption = None,
     calibration: CalibrationOption = None,
     out: OutOption = Path("pack"),
-    ranges: Annotated[str, typer.Option(help="How observed ranges become encodings: minmax or mse.")] = "minmax",
-    bias_correction: Annotated[bool, typer.Option(help="Correct int8 biases layer after layer.")] = True,
-    fold_preprocessing: Annotated[
-        bool, typer.Option("--fold-preprocessing", help="Artifacts take pixels 0..255: scale, mean and std are in them.")
-    ] = False,
-    image_inputs: Annotated[bool, typer.Option("--image-inputs", help="Core ML takes an image; implies --fold-preprocessing.")] = False,
-    metric: Annotated[list[str] | None, typer.Option(help="Your own metric, file.py:function(outputs, labels) -> number; repeat.")] = None,
+    ranges: RangesOption = "minmax",
+    bias_correction: BiasOption = True,
+    fold_preprocessing: FoldOption = False,
+    image_inputs: ImageInputsOption = False,
+    metric: MetricOption = None,
     latency: LatencyOption = "quick",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime while timing.")] = 1,
     timeout: TimeoutOption = 600,
     memory: MemoryOption = 8,
+    store: StoreOption = None,
+    fresh: FreshOption = False,
+    jobs: JobsOption = 0,
     work: WorkOption = None,
     json: Json = False,
 ) -> None:
@@ -65,9 +77,12 @@ def command(
             latency=latency,
             threads=threads,
             limits=Limits(timeout, int(memory * 2**30)),
+            store=None if fresh else store or "",
+            jobs=jobs,
             work=work,
             watcher=progress,
             tell=progress.tell,
+            warn=progress.warn,
         )
     finish(pack, out, json)
 

@@ -19,7 +19,13 @@ def command(out: OutOption = Path("pack"), latency: LatencyOption = "quick", jso
     digits = data_folder("demo_app") / "students" / "digits"
     with Progress(quiet=json) as progress:
         pack = api.build(
-            f"{digits / 'student.py'}:student", out, calibration="digits", latency=latency, watcher=progress, tell=progress.tell
+            f"{digits / 'student.py'}:student",
+            out,
+            calibration="digits",
+            latency=latency,
+            watcher=progress,
+            tell=progress.tell,
+            warn=progress.warn,
         )
     finish(pack, out, json)
     if not json:

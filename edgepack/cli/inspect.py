@@ -124,7 +124,7 @@ def _inspect_student(student: str, target: list[str] | None, calibration: str | 
     """What would convert; of an .onnx also the file itself, which is shown even when it is no student."""
     from edgepack.api import DEFAULT_TARGETS
     from edgepack.cli.output import Progress, emit_json
-    from edgepack.converter.execute import StepFailedError
+    from edgepack.converter.process import StepFailedError
     from edgepack.targets import load_target
 
     targets = [load_target(name) for name in target or DEFAULT_TARGETS]
@@ -167,27 +167,24 @@ def _show_facts(facts: FileFacts) -> None:
 def _look(
     student: str, targets: list[Target], calibration: str | None, limits: Limits, progress: Any
 ) -> tuple[StudentDescription, HubNotes, list[Obstacle]]:
-    import tempfile
-
     import msgspec
 
     from edgepack.backends.table import Obstacle
     from edgepack.calibration.manifest import find_manifest
-    from edgepack.converter.execute import Workspace, execute
+    from edgepack.converter.execute import execute
     from edgepack.converter.pipeline import inspection
-    from edgepack.converter.plan import Plan
+    from edgepack.converter.store import opened
     from edgepack.hub.steps import HubNotes
     from edgepack.student.spec import StudentDescription
 
     backends = list(dict.fromkeys(goal.backend for goal in targets))
-    capture, hub, look = inspection(student, backends, limits, find_manifest(calibration) if calibration else None)
-    with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace(Path(folder))
-        execute(Plan.of([capture, hub, look]), workspace, progress)
+    steps = inspection(student, backends, limits, find_manifest(calibration) if calibration else None)
+    with opened(None) as store:
+        results = execute(steps.plan, store, progress)
         return (
-            msgspec.json.decode(workspace.path(capture["student.json"]).read_bytes(), type=StudentDescription),
-            msgspec.json.decode(workspace.path(hub["notes.json"]).read_bytes(), type=HubNotes),
-            msgspec.json.decode(workspace.path(look["obstacles.json"]).read_bytes(), type=list[Obstacle]),
+            msgspec.json.decode(results.path(steps.capture["student.json"]).read_bytes(), type=StudentDescription),
+            msgspec.json.decode(results.path(steps.hub["notes.json"]).read_bytes(), type=HubNotes),
+            msgspec.json.decode(results.path(steps.look["obstacles.json"]).read_bytes(), type=list[Obstacle]),
         )
 
 

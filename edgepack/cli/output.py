@@ -37,7 +37,7 @@ def escaped(text: str) -> str:
     from rich.markup import escape
 
     # A backslash at the end would escape the markup that follows.
-    return escape(text) + (" " if text.endswith("\\") else "")
+    return escape(f"{text} " if text.endswith("\\") else text)
 
 
 def emit_json(data: Any) -> None:
@@ -46,17 +46,17 @@ def emit_json(data: Any) -> None:
 
 
 class Progress:
-    """Shows steps as they run: a live bar on a terminal, a line a step elsewhere, nothing when ``quiet``."""
+    """Shows steps as they run: a live bar for each on a terminal, a line a step elsewhere, nothing when ``quiet``."""
 
     def __init__(self, quiet: bool) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
         self._console = Console(stderr=True, quiet=quiet)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bar = Bar(*columns, console=self._console, transient=True, disable=quiet or not self._console.is_terminal)
-        self._task = self._bar.add_task("starting", total=None)
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -67,19 +67,32 @@ class Progress:
 
     def started(self, step: Step, index: int, total: int) -> None:
         """A step begins."""
-        self._bar.reset(self._task, description=escaped(f"[{index + 1}/{total}] {step.name}"), total=None)
+        self._tasks[step.name] = self._bar.add_task(escaped(f"[{index + 1}/{total}] {step.name}"), total=None)
+
+    def reused(self, step: Step, index: int, total: int) -> None:
+        """The store holds a step's result, perhaps since another build that ran beside this one has made it."""
+        if step.name in self._tasks:
+            self._bar.remove_task(self._tasks.pop(step.name))
+        self._console.print(f"  [dim]held[/] {escaped(step.name)}", highlight=False)
 
     def advanced(self, step: Step, done: int, total: int) -> None:
         """Work inside a step."""
-        self._bar.update(self._task, completed=done, total=total)
+        self._bar.update(self._tasks[step.name], completed=done, total=total)
 
     def finished(self, step: Step, seconds: float) -> None:
         """A step ended well."""
+        self._bar.remove_task(self._tasks.pop(step.name))
         self._console.print(f"  [green]ok[/] {escaped(step.name)}", highlight=False)
 
+    def warn(self, words: str) -> None:
+        """Something to know that ends nothing."""
+        self._console.print(f"  [yellow]note[/] {escaped(words)}", highlight=False, soft_wrap=True)
+
     def tell(self, what: str, done: int, total: int) -> None:
-        """Timing goes on."""
-        self._bar.update(self._task, description=escaped(f"timing {what}"), completed=done, total=total)
+        """Something that is no step goes on: timing, reading the store."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(escaped(what), total=total)
+        self._bar.update(self._tasks[what], completed=done, total=total)
 
 
 def show_pack(pack: Pack, folder: str) -> None:

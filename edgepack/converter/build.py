@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from edgepack.arrays import Arrays
 from edgepack.calibration.readers import Samples
-from edgepack.converter.execute import Watcher, Workspace, execute
+from edgepack.converter.digest import digest_of
+from edgepack.converter.execute import Manner, Results, execute
+from edgepack.converter.forecast import parts_of
 from edgepack.converter.pipeline import Branch, BuildRequest, pipeline
+from edgepack.converter.process import Watcher
 from edgepack.converter.step import Limits
+from edgepack.converter.store import BuildRecord, opened, trim
 from edgepack.latency.local import measure
 from edgepack.latency.protocol import Profile
-from edgepack.pack.assemble import Assembler
-from edgepack.pack.files import PackError, replacing
+from edgepack.pack.assemble import Assembler, wanted_of
+from edgepack.pack.files import replacing
 from edgepack.pack.manifest import Latency, Pack
 from edgepack.pack.report import render
 from edgepack.runner.bundle import PORTABLE
@@ -34,29 +36,51 @@ class Timing:
     threads: int = 1
 
 
-def build_pack(request: BuildRequest, out: Path, timing: Timing, watcher: Watcher, tell: Tell, work: Path | None = None) -> Pack:
+@dataclass(frozen=True)
+class Keeping:
+    """Where results are kept (``store``; None: nowhere), how the steps run, and who is told when they cannot be kept."""
+
+    store: Path | None
+    manner: Manner = field(default_factory=Manner)
+    warn: Callable[[str], None] = lambda _: None
+
+
+def build_pack(request: BuildRequest, out: Path, timing: Timing, watcher: Watcher, tell: Tell, keeping: Keeping) -> Pack:
     """Build, verify, time and pack.
 
     Args:
         out: the pack's folder; replaced whole when it is a pack already, refused when it is anything else.
         watcher: told of steps; ``tell`` of timing, as (what, done, total).
-        work: keeps every step's files and log there; None for a folder that vanishes.
 
     Returns:
         The manifest. Artifacts that failed a gate are in it, with their failures; the caller decides the exit code.
 
     Raises:
-        EdgepackError: a step refused or crashed; nothing is left at ``out``.
+        EdgepackError: a step refused or crashed; nothing is left at ``out``, and what was finished stays in the store.
     """
-    steps = pipeline(request)
-    plan = steps.plan
-    with replacing(out) as pack, _workspace(work, out) as workspace:
-        execute(plan, workspace, watcher)
-        assembler = Assembler(steps, workspace, pack)
-        golden = Samples.open(workspace.path(steps.samples["golden.npz"])).arrays
+    with replacing(out) as pack, opened(keeping.store) as store:
+        if not store.is_writable:
+            keeping.warn(f"the store {store.root} cannot be written: what it holds is used, and new results are not kept")
+        steps = pipeline(request)
+        results = execute(steps.plan, store, watcher, keeping.manner, wanted_of(steps))
+        store.record_build(build_name(request.student, out), as_record(results))
+        assembler = Assembler(steps, results, pack)
+        golden = Samples.open(results.path(steps.samples["golden.npz"])).arrays
         manifest = assembler.assemble(_latencies(assembler, steps.branches, golden, timing, request.limits, tell))
         (pack / "report.html").write_text(render(manifest), encoding="utf-8")
+    if keeping.store is not None:
+        trim(keeping.store)
     return manifest
+
+
+def build_name(student: str, out: Path) -> str:
+    """What the record of the last build of a student into a pack is called."""
+    return digest_of(str(Path(student).resolve()), str(out.resolve()))
+
+
+def as_record(results: Results) -> BuildRecord:
+    """The keys of every step, with their parts."""
+    return BuildRecord({name: parts_of(name, results) for name in results.entries})
 
 
 def _latencies(
@@ -69,20 +93,6 @@ def _latencies(
     found: dict[tuple[str, str], Latency] = {}
     for target, group in groupby(ready, key=lambda branch: branch.target.name):
         artifacts = {branch.scheme: (assembler.artifact_path(branch), assembler.described(branch)) for branch in group}
-        timed = measure(artifacts, golden, timing.profile, limits, timing.threads, partial(tell, target))
+        timed = measure(artifacts, golden, timing.profile, limits, timing.threads, partial(tell, f"timing {target}"))
         found.update({(target, scheme): latency for scheme, latency in timed.items()})
     return found
-
-
-@contextmanager
-def _workspace(work: Path | None, out: Path) -> Iterator[Workspace]:
-    """The user's own folder, or one beside the pack that vanishes."""
-    if work is not None:
-        try:
-            work.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PackError(f"{work} cannot keep the steps' files ({error.strerror})", "choose another folder with --work") from error
-        yield Workspace(work)
-        return
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.work.", dir=out.resolve().parent) as folder:
-        yield Workspace(Path(folder))

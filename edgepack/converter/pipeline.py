@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from edgepack.backends.registry import ARTIFACT_FILES
+from edgepack.calibration.files import data_of
+from edgepack.calibration.manifest import CalibrationSet
 from edgepack.converter.plan import Plan
 from edgepack.converter.step import Limits, Output, Step
 from edgepack.quantize.scheme import Scheme
+from edgepack.student.files import files_of, is_python
 from edgepack.targets import Target
 
 # Bits of a weight.
@@ -72,12 +77,15 @@ class Build:
     """The steps of a build, by role; ``plan`` is all of them, checked.
 
     Attributes:
+        student: of Python, the step that says what it is, so that what follows runs only when it has changed; None for a file.
         described: the student that the artifacts are of, whose preprocessing may be part of them.
         canonical: the student's hub; hub: the one that artifacts are written from, the same or with preprocessing in it.
         quantized: by scheme, the steps that write a quantized hub.
         halves: what fp16 leaves of the student, by whether the target computes in it (else its weights alone are halves).
     """
 
+    request: BuildRequest
+    student: Step | None
     capture: Step
     described: Output
     canonical: Step
@@ -93,34 +101,52 @@ class Build:
     def plan(self) -> Plan:
         """Every step, checked and in order."""
         hubs = [self.canonical, *([self.hub] if self.hub is not self.canonical else [])]
-        shared = [self.capture, *hubs, self.samples, self.reference, *([self.observe] if self.observe else [])]
+        student = [self.student] if self.student is not None else []
+        shared = [*student, self.capture, *hubs, self.samples, self.reference, *([self.observe] if self.observe else [])]
         shared += [*self.quantized.values(), *self.halves.values()]
         own = [step for branch in self.branches for step in (branch.write, branch.run, branch.judge)]
         return Plan.of([*shared, *own])
 
 
-def inspection(student: str, backends: Sequence[str], limits: Limits, manifest: Path | None = None) -> tuple[Step, Step, Step]:
+@dataclass(frozen=True)
+class Inspection:
+    """The steps that say what would convert, by role; ``student`` as in ``Build``."""
+
+    student: Step | None
+    capture: Step
+    hub: Step
+    look: Step
+
+    @property
+    def plan(self) -> Plan:
+        """Every step, checked and in order."""
+        return Plan.of([*([self.student] if self.student is not None else []), self.capture, self.hub, self.look])
+
+
+def inspection(student: str, backends: Sequence[str], limits: Limits, manifest: Path | None = None) -> Inspection:
     """The steps that say what would convert: capture, canonical form, obstacles of every backend."""
-    capture = _capture(student, manifest, limits)
+    identity = _identity(student, limits)
+    capture = _capture(student, identity, manifest, limits)
     hub = _hub(capture, limits)
     inputs = {"hub": hub["model.onnx"], "example": capture["example.npz"]}
     look = Step("inspect", "edgepack.backends.steps:obstacles", inputs, {"backends": list(backends)}, ("obstacles.json",), limits)
-    return capture, hub, look
+    return Inspection(identity, capture, hub, look)
 
 
 def pipeline(request: BuildRequest) -> Build:
     """The steps of a build."""
     limits = request.limits
-    capture = _capture(request.student, request.manifest, limits, request.fold_preprocessing)
+    identity = _identity(request.student, limits)
+    capture = _capture(request.student, identity, request.manifest, limits, request.fold_preprocessing)
     canonical = _hub(capture, limits)
     hub = _folded(request, canonical, capture) if request.fold_preprocessing else canonical
     described = capture["pixels.json" if request.fold_preprocessing else "student.json"]
     samples = _samples(request, capture)
-    reference = _reference(request, samples, capture)
+    reference = _reference(request, samples, capture, identity)
     asked = sorted({scheme for chosen in request.schemes.values() for scheme in chosen})
     static = any(Scheme.parse(scheme).is_static for scheme in asked)
     observe = _observe(request, hub, samples, described) if static and request.manifest is not None and not request.own_codes else None
-    quantized = {scheme: step for scheme in asked if (step := _quantize(scheme, request, hub, observe, samples)) is not None}
+    quantized = {scheme: _quantize(scheme, request, hub, observe, samples) for scheme in asked if has_own_hub(scheme)}
     halves = {target.computes_in_half: _half(target.computes_in_half, request, hub, samples) for target in _targets_of("fp16", request)}
     sources = _Sources(described, capture["example.npz"], samples, reference)
     branches = tuple(
@@ -128,7 +154,7 @@ def pipeline(request: BuildRequest) -> Build:
         for target in request.targets
         for scheme in request.schemes[target.name]
     )
-    return Build(capture, described, canonical, hub, samples, reference, observe, quantized, halves, branches)
+    return Build(request, identity, capture, described, canonical, hub, samples, reference, observe, quantized, halves, branches)
 
 
 @dataclass(frozen=True)
@@ -165,11 +191,35 @@ def _targets_of(scheme: str, request: BuildRequest) -> list[Target]:
     return [target for target in request.targets if scheme in request.schemes[target.name]]
 
 
-def _capture(student: str, manifest: Path | None, limits: Limits, fold_preprocessing: bool = False) -> Step:
-    inputs = {"manifest": manifest} if manifest is not None else {}
+# Where the student lies is no part of what it is.
+_PLACE = frozenset({"student"})
+
+
+def _identity(student: str, limits: Limits) -> Step | None:
+    """The step that makes a student of Python and says what it is. It always runs: nothing else can tell."""
+    if not is_python(student):
+        return None
+    return Step("student", "edgepack.student.steps:identify", {}, {"student": student}, ("identity.json",), limits, _PLACE, cached=False)
+
+
+def _of_student(student: str, identity: Step | None) -> tuple[dict[str, Output | Path], dict[str, Path]]:
+    """(inputs, files it reads besides) of a step that loads the student."""
+    if identity is not None:
+        return {"identity": identity["identity.json"]}, {}
+    return {}, {f"data {name}": path for name, path in files_of(student).items()}
+
+
+def _capture(student: str, identity: Step | None, manifest: Path | None, limits: Limits, fold_preprocessing: bool = False) -> Step:
+    inputs, reads = _of_student(student, identity)
+    given = CalibrationSet.load(manifest) if manifest is not None else None
+    parameters = {
+        "student": student,
+        "fold_preprocessing": fold_preprocessing,
+        "preprocessing": msgspec.to_builtins(given.preprocessing) if given is not None else None,
+        "labels": list(given.student_labels) if given is not None else [],
+    }
     outputs = ("captured.onnx", "student.json", "example.npz", *(("pixels.json",) if fold_preprocessing else ()))
-    parameters = {"student": student, "fold_preprocessing": fold_preprocessing}
-    return Step("capture", "edgepack.student.steps:capture", inputs, parameters, outputs, limits)
+    return Step("capture", "edgepack.student.steps:capture", inputs, parameters, outputs, limits, _PLACE, reads)
 
 
 def _hub(capture: Step, limits: Limits) -> Step:
@@ -184,20 +234,27 @@ def _folded(request: BuildRequest, hub: Step, capture: Step) -> Step:
 
 
 def _samples(request: BuildRequest, capture: Step) -> Step:
-    student, parameters = capture["student.json"], {"as_pixels": request.fold_preprocessing}
+    student = capture["student.json"]
+    parameters: dict[str, Any] = {"as_pixels": request.fold_preprocessing}
     if request.manifest is None:
         inputs = {"student": student, "example": capture["example.npz"]}
         return Step("samples", "edgepack.calibration.steps:draw", inputs, parameters, ("golden.npz",), request.limits)
     outputs = ("calibration.npz", "golden.npz", "samples.json", *(("evaluation.npz",) if request.has_evaluation else ()))
     sources: dict[str, Output | Path] = {"student": student, "manifest": request.manifest}
-    return Step("samples", "edgepack.calibration.steps:collect", sources, parameters, outputs, request.limits)
+    data = data_of(request.manifest)
+    reads = {f"data {name}": path for name, path in (data or {}).items()}
+    parameters["files"] = sorted(data) if data is not None else None
+    function, limits = "edgepack.calibration.steps:collect", request.limits
+    return Step("samples", function, sources, parameters, outputs, limits, reads=reads, cached=data is not None)
 
 
-def _reference(request: BuildRequest, samples: Step, capture: Step) -> Step:
-    inputs = {"golden": samples["golden.npz"], **({"evaluation": samples["evaluation.npz"]} if request.has_evaluation else {})}
+def _reference(request: BuildRequest, samples: Step, capture: Step, identity: Step | None) -> Step:
+    inputs, reads = _of_student(request.student, identity)
+    inputs |= {"golden": samples["golden.npz"], **({"evaluation": samples["evaluation.npz"]} if request.has_evaluation else {})}
     inputs |= {"folded": capture["student.json"]} if request.fold_preprocessing else {}
     outputs = ("golden_outputs.npz", "golden_reference.npz", *(("evaluation_outputs.npz",) if request.has_evaluation else ()))
-    return Step("reference", "edgepack.student.steps:reference", inputs, {"student": request.student}, outputs, request.limits)
+    function, parameters = "edgepack.student.steps:reference", {"student": request.student}
+    return Step("reference", function, inputs, parameters, outputs, request.limits, _PLACE, reads)
 
 
 def _observe(request: BuildRequest, hub: Step, samples: Step, described: Output) -> Step:
@@ -206,22 +263,38 @@ def _observe(request: BuildRequest, hub: Step, samples: Step, described: Output)
     return Step("calibrate", "edgepack.calibration.steps:observe", inputs, {}, ("ranges.json",), request.limits)
 
 
-def _quantize(scheme: str, request: BuildRequest, hub: Step, observe: Step | None, samples: Step) -> Step | None:
-    """The step that writes a scheme into the hub; None for a scheme whose artifacts are written from the hub itself."""
-    asked, parsed = _targets_of(scheme, request), Scheme.parse(scheme)
+def has_own_hub(scheme: str) -> bool:
+    """Whether a scheme is written into the hub; artifacts of the others are written from the hub itself."""
+    parsed = Scheme.parse(scheme)
+    return parsed.is_static or parsed.weight_bits == _INT8
+
+
+def _quantize(scheme: str, request: BuildRequest, hub: Step, observe: Step | None, samples: Step) -> Step:
+    """The step that writes a scheme into the hub."""
+    sources: dict[str, Output | Path] = {"hub": hub["model.onnx"], "golden": samples["golden.npz"]}
+    if Scheme.parse(scheme).is_static and observe is not None:
+        sources |= {"ranges": observe["ranges.json"], "calibration": samples["calibration.npz"]}
+    demands = demands_of(scheme, _targets_of(scheme, request), request.method)
+    return quantize_step(scheme, demands, request.bias_correction, sources, request.limits)
+
+
+def demands_of(scheme: str, asked: Sequence[Target], method: str) -> dict[str, Any]:
+    """Fields of ``quantize.constraints.Demands`` for the targets that carry a scheme."""
     narrow = any(target.computes_in_half for target in asked)
-    demands = {"scale_dtype": "float16" if narrow else "float32", "method": request.method, "targets": [target.name for target in asked]}
-    inputs = {"hub": hub["model.onnx"], "golden": samples["golden.npz"]}
+    return {"scale_dtype": "float16" if narrow else "float32", "method": method, "targets": [target.name for target in asked]}
+
+
+def quantize_step(
+    scheme: str, demands: dict[str, Any], bias_correction: bool, sources: Mapping[str, Output | Path], limits: Limits
+) -> Step:
+    """The step that writes a scheme into a hub from ``sources``: hub, golden, and for static ones ranges and calibration."""
+    parsed, name = Scheme.parse(scheme), f"quantize {scheme}"
     if parsed.is_static:
-        inputs |= {"ranges": observe["ranges.json"], "calibration": samples["calibration.npz"]} if observe is not None else {}
-        parameters = {"demands": demands, "bias_correction": request.bias_correction}
+        parameters = {"demands": demands, "bias_correction": bias_correction}
         outputs = ("model.onnx", "constraints.json", "notes.json", "simulated.npz")
-        return Step(f"quantize {scheme}", "edgepack.quantize.steps:static", inputs, parameters, outputs, request.limits)
-    if parsed.weight_bits != 8:
-        return None
+        return Step(name, "edgepack.quantize.steps:static", sources, parameters, outputs, limits)
     parameters = {"demands": demands, "dynamic": parsed.activations == "dynamic"}
-    written = ("model.onnx", "notes.json", "simulated.npz")
-    return Step(f"quantize {scheme}", "edgepack.quantize.steps:weights", inputs, parameters, written, request.limits)
+    return Step(name, "edgepack.quantize.steps:weights", sources, parameters, ("model.onnx", "notes.json", "simulated.npz"), limits)
 
 
 def _half(computes: bool, request: BuildRequest, hub: Step, samples: Step) -> Step:
@@ -234,9 +307,10 @@ def _branch(request: BuildRequest, target: Target, model: _Model, given: _Source
     scheme, samples, reference = model.scheme, given.samples, given.reference
     goal, name, limits = msgspec.to_builtins(target), f"{target.name} {scheme}", request.limits
     sources = {"model": model.hub["model.onnx"], "student": given.described, "example": given.example}
-    parameters = {"target": goal, "scheme": scheme, "image_inputs": request.image_inputs}
-    write = Step(f"{name}: write", "edgepack.backends.steps:write", sources, parameters, ("artifact.json", "findings.json"), limits)
-    run = _run(request, name, write, samples)
+    write = write_step(name, target, scheme, request.image_inputs, sources, limits)
+    held: dict[str, Output | Path] = {"golden": samples["golden.npz"]}
+    held |= {"evaluation": samples["evaluation.npz"]} if request.has_evaluation else {}
+    run = run_step(name, write["artifact.json"], write[ARTIFACT_FILES[target.backend]], held, limits)
     compared: dict[str, Output | Path] = {
         "run": run["run.json"],
         "golden": run["golden.npz"],
@@ -252,16 +326,23 @@ def _branch(request: BuildRequest, target: Target, model: _Model, given: _Source
         compared["evaluation_outputs"] = run["evaluation.npz"]
         compared["student_evaluation"] = reference["evaluation_outputs.npz"]
     judged = {"target": goal, "scheme": scheme, "metrics": list(request.metrics), "by_student": request.by_student}
-    judge = Step(f"{name}: judge", "edgepack.verify.steps:judge", compared, judged, ("verdict.json",), limits)
+    # What a metric of the user's depends on only running it would tell.
+    judge = Step(f"{name}: judge", "edgepack.verify.steps:judge", compared, judged, ("verdict.json",), limits, cached=not request.metrics)
     return Branch(target, scheme, write, run, judge)
 
 
-def _run(request: BuildRequest, name: str, write: Step, samples: Step) -> Step:
-    inputs = {"artifact": write["artifact.json"], "golden": samples["golden.npz"]}
-    if request.has_evaluation:
-        inputs["evaluation"] = samples["evaluation.npz"]
-    parameters = {"seconds": request.limits.seconds, "memory": request.limits.bytes}
-    outputs = ("run.json", "golden.npz", *(("evaluation.npz",) if request.has_evaluation else ()))
+def write_step(name: str, target: Target, scheme: str, image_inputs: bool, sources: Mapping[str, Output | Path], limits: Limits) -> Step:
+    """The step that writes the artifact of a target in a scheme from ``sources``: model, student, example."""
+    parameters = {"format": target.backend, "minimum_os": target.minimum_os, "scheme": scheme, "image_inputs": image_inputs}
+    outputs = (ARTIFACT_FILES[target.backend], "artifact.json", "findings.json")
+    return Step(f"{name}: write", "edgepack.backends.steps:write", sources, parameters, outputs, limits)
+
+
+def run_step(name: str, described: Output | Path, file: Output | Path, samples: Mapping[str, Output | Path], limits: Limits) -> Step:
+    """The step that runs an artifact on ``samples``: golden, and evaluation where there is one."""
+    inputs = {"artifact": described, "file": file, **samples}
+    parameters = {"seconds": limits.seconds, "memory": limits.bytes}
+    outputs = ("run.json", *(f"{kind}.npz" for kind in samples))
     # The step only waits for its runner, which has these limits itself: it gets a little longer to report a runner that hung.
-    waiting = Limits(request.limits.seconds + 30, request.limits.bytes)
-    return Step(f"{name}: run", "edgepack.verify.steps:run", inputs, parameters, outputs, waiting)
+    waiting = Limits(limits.seconds + 30, limits.bytes)
+    return Step(f"{name}: run", "edgepack.verify.steps:run", inputs, parameters, outputs, waiting, frozenset(parameters))

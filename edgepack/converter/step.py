@@ -47,8 +47,13 @@ class Step:
             every input is a Path. It writes its outputs into ``out`` and returns nothing.
         inputs: argument name -> a file of another step, or a path that exists before the build.
         parameters: argument name -> JSON data.
-        outputs: files the function must have written.
+        outputs: files and folders the function must have written; nothing else it writes is kept.
         limits: time and memory.
+        unkeyed: parameters on which the result does not depend: where something lies, how long it may take.
+        reads: files from outside that it reads beside its inputs, by what they are ("data photos/a.jpg"): those behind a parameter or
+            a manifest. One that is not there is for the step to refuse.
+        cached: False for a step whose result cannot be known from its inputs (it runs Python of the user's): it runs each time, and
+            what follows only where it wrote something else.
     """
 
     name: str
@@ -57,6 +62,9 @@ class Step:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     limits: Limits = Limits()
+    unkeyed: frozenset[str] = frozenset()
+    reads: Mapping[str, Path] = field(default_factory=dict)
+    cached: bool = True
 
     def __getitem__(self, file: str) -> Output:
         """A reference to one of this step's outputs."""

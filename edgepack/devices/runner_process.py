@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from edgepack.converter.execute import ended, ending, kill_tree
+from edgepack.converter.process import ended, ending, kill_tree
 from edgepack.converter.step import Limits
 from edgepack.converter.worker import limit_memory
 from edgepack.errors import StepError, is_out_of_memory

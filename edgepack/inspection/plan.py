@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from edgepack.converter.execute import Watcher, Workspace, execute
+from edgepack.converter.execute import execute
 from edgepack.converter.plan import Plan
+from edgepack.converter.process import Watcher
 from edgepack.converter.step import Limits, Step
+from edgepack.converter.store import opened
 from edgepack.inspection.facts import FileFacts
 
 
@@ -24,7 +25,6 @@ def look_at(files: Mapping[str, Path], limits: Limits, watcher: Watcher) -> dict
         name: Step(f"inspect {name}", "edgepack.inspection.steps:look", {"file": path}, {}, ("facts.json",), limits)
         for name, path in files.items()
     }
-    with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace(Path(folder))
-        execute(Plan.of(list(steps.values())), workspace, watcher)
-        return {name: msgspec.json.decode(workspace.path(step["facts.json"]).read_bytes(), type=FileFacts) for name, step in steps.items()}
+    with opened(None) as store:
+        results = execute(Plan.of(list(steps.values())), store, watcher)
+        return {name: msgspec.json.decode(results.path(step["facts.json"]).read_bytes(), type=FileFacts) for name, step in steps.items()}

@@ -12,14 +12,15 @@ from typing import Any, TypeVar
 import msgspec
 
 import edgepack
+from edgepack.arrays import load_arrays, save_arrays
 from edgepack.backends.artifact import ArtifactDescription, Finding
-from edgepack.converter.execute import Workspace
-from edgepack.converter.pipeline import Branch, Build
+from edgepack.converter.execute import Results
+from edgepack.converter.pipeline import Branch, Build, BuildRequest
 from edgepack.converter.step import Output, Step
 from edgepack.hub.steps import HubNotes
 from edgepack.pack.digest import file_record
 from edgepack.pack.files import MANIFEST
-from edgepack.pack.manifest import SCHEMA, ArtifactRecord, CalibrationRecord, FileRecord, HubRecord, Latency, Pack
+from edgepack.pack.manifest import SCHEMA, ArtifactRecord, CalibrationRecord, FileRecord, HubRecord, Latency, Pack, Recipe
 from edgepack.student.spec import StudentDescription
 from edgepack.verify.steps import RunFacts, Verdict
 
@@ -30,11 +31,23 @@ _RECORDED = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "ai-edge-l
 _NO_TIME = {"mil": "Core ML runs only on Apple systems; the MIL interpreter checks what is computed, not how fast"}
 
 
-class Assembler:
-    """Copies what a pack holds out of a workspace and writes its manifest."""
+def wanted_of(build: Build) -> list[Output]:
+    """Every output that a pack is made of."""
+    steps = [build.hub, build.samples, build.reference, *([build.observe] if build.observe else []), *build.quantized.values()]
+    shared = [step[file] for step in (build.capture, *steps) for file in step.outputs if file not in _INNER]
+    own = [step[file] for branch in build.branches for step in (branch.write, branch.run, branch.judge) for file in step.outputs]
+    return [*shared, *(output for output in own if output.file != "evaluation.npz")]
 
-    def __init__(self, build: Build, workspace: Workspace, pack: Path) -> None:
-        self._build, self._workspace, self._pack = build, workspace, pack
+
+# Outputs that steps hand on and no pack holds.
+_INNER = ("captured.onnx", "calibration.npz", "evaluation.npz", "evaluation_outputs.npz", "simulated.npz")
+
+
+class Assembler:
+    """Copies what a pack holds out of a plan's results and writes its manifest."""
+
+    def __init__(self, build: Build, results: Results, pack: Path) -> None:
+        self._build, self._results, self._pack = build, results, pack
 
     def assemble(self, latencies: Mapping[tuple[str, str], Latency]) -> Pack:
         """Fill the pack's folder; ``latencies`` is by (target, scheme). The report is written by the caller, from the manifest."""
@@ -61,7 +74,10 @@ class Assembler:
             golden_outputs=golden["outputs"],
             golden_reference=golden["reference"],
             artifacts=tuple(self._artifact(branch, latencies) for branch in build.branches),
-            versions=_versions(),
+            versions=versions(),
+            targets=build.request.targets,
+            recipe=_recipe(build.request),
+            example=self._copy(build.capture["example.npz"], "golden/example.npz"),
         )
         (self._pack / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(pack), indent=1))
         return pack
@@ -88,7 +104,7 @@ class Assembler:
             scheme=branch.scheme,
             runner=described.runner,
             runtime=facts.runtime,
-            file=self._copy(Output(branch.write.name, described.file), f"{branch.target.name}/{branch.scheme}/{described.file}"),
+            file=self._copy(branch.write[described.file], f"{branch.target.name}/{branch.scheme}/{described.file}"),
             inputs=described.inputs,
             outputs=described.outputs,
             parity=verdict.parity,
@@ -100,7 +116,15 @@ class Assembler:
             notes=(*described.notes, *verdict.notes, *_session_notes(facts.session)),
             findings=self._findings(branch),
             failures=failures,
+            answer=self._answer(branch),
         )
+
+    def _answer(self, branch: Branch) -> FileRecord:
+        """What the artifact answered on the first golden sample."""
+        path = self._pack / branch.target.name / branch.scheme / "answer.npz"
+        golden = load_arrays(self._results.path(branch.run["golden.npz"]))
+        save_arrays(path, {name: array[:1] for name, array in golden.items()})
+        return file_record(self._pack, path)
 
     def described(self, branch: Branch) -> ArtifactDescription:
         """What a branch wrote."""
@@ -120,20 +144,21 @@ class Assembler:
         return self._read(branch.write["findings.json"], tuple[Finding, ...])
 
     def artifact_path(self, branch: Branch) -> Path:
-        """Where a branch's artifact lies in the workspace."""
-        return self._workspace.path(Output(branch.write.name, self.described(branch).file))
+        """Where a branch's artifact lies."""
+        return self._results.path(branch.write[self.described(branch).file])
 
     def _read(self, output: Output, kind: type[T]) -> T:
-        return msgspec.json.decode(self._workspace.path(output).read_bytes(), type=kind)
+        return msgspec.json.decode(self._results.path(output).read_bytes(), type=kind)
 
     def _copy(self, output: Output, name: str) -> FileRecord:
-        source, target = self._workspace.path(output), self._pack / name
+        source, target, held = self._results.path(output), self._pack / name, self._results.held(output)
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target)
+            # Without the store's permissions, which forbid writing.
+            shutil.copytree(source, target, copy_function=shutil.copyfile)
         else:
             shutil.copyfile(source, target)
-        return file_record(self._pack, target)
+        return FileRecord(name, held.bytes, held.sha256)
 
 
 def _why_no_latency(described: ArtifactDescription, failures: Sequence[str]) -> str:
@@ -147,7 +172,12 @@ def _session_notes(session: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{key.replace('_', ' ')}: {value}" for key, value in session.items() if isinstance(value, (int, float, str)))
 
 
-def _versions() -> dict[str, str]:
+def _recipe(request: BuildRequest) -> Recipe:
+    return Recipe(request.method, request.bias_correction, request.fold_preprocessing, request.image_inputs, request.by_student)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that shape an artifact, as they are installed here."""
     found = {}
     for name in _RECORDED:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from edgepack.backends.artifact import Binding
-from edgepack.pack.manifest import ArtifactRecord, FileRecord, Latency, Pack
+from edgepack.pack.manifest import Accuracy, ArtifactRecord, FileRecord, Latency, Pack
 from edgepack.student.spec import ImagePreprocessing, TensorSpec
 
 _RUNNERS = frozenset({"ort", "litert", "mil"})
@@ -62,6 +62,8 @@ def _artifact(artifact: ArtifactRecord, pack: Pack) -> Iterator[str]:
     yield from _ports(artifact.outputs, pack.student.outputs, f"{name}, outputs")
     if not artifact.parity.outputs:
         yield f"{name} was compared in no output"
+    if artifact.accuracy is not None:
+        yield from _accuracy(artifact.accuracy, name)
     if artifact.latency is not None:
         yield from _latency(artifact.latency, name)
 
@@ -85,6 +87,13 @@ def _is_dtype(name: str) -> bool:
 
 
 _DTYPES = frozenset(np.dtype(code).name for code in "?bBhHiIqQefd")
+
+
+def _accuracy(held: Accuracy, name: str) -> Iterator[str]:
+    """Fractions of 1."""
+    fractions = (held.value.value, held.value.low, held.value.high, held.student, held.agreement)
+    if not all(0 <= each <= 1 for each in fractions):
+        yield f"{name}: an accuracy is no fraction of 1"
 
 
 def _latency(held: Latency, name: str) -> Iterator[str]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgepack.converter.digest import held_at
 from edgepack.pack.files import PackError, inside
 from edgepack.pack.manifest import FileRecord
-
-# Read at a time: large enough that hashing is the cost.
-_CHUNK = 2**20
 
 
 def file_record(pack: Path, path: Path) -> FileRecord:
@@ -20,16 +17,9 @@ def file_record(pack: Path, path: Path) -> FileRecord:
     Raises:
         PackError: it is, or holds, a link, a pipe or a device, which are not followed and not opened.
     """
-    digest, size = hashlib.sha256(), 0
-    for file in plain_files(path):
-        length = file.stat().st_size
-        size += length
-        if path.is_dir():
-            digest.update(f"{file.relative_to(path).as_posix()}\0{length}\0".encode())
-        with file.open("rb") as content:
-            while chunk := content.read(_CHUNK):
-                digest.update(chunk)
-    return FileRecord(path.relative_to(pack).as_posix(), size, digest.hexdigest())
+    plain_files(path)
+    held = held_at(path)
+    return FileRecord(path.relative_to(pack).as_posix(), held.bytes, held.sha256)
 
 
 def plain_files(path: Path) -> list[Path]:

@@ -11,6 +11,8 @@ from math import ceil, floor, isfinite, log10
 
 # A figure at 390 px has room for four labels of five characters.
 _TICKS = 4
+# What float64 can tell apart on an axis with room to spare, and beyond which no figure is a measurement.
+_NARROWEST, _LARGEST = 1e-10, 1e15
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ def axis(
         from_zero: whether lengths are read from the start, as in bars.
         limits: what the scale never leaves, such as 0 and 1 for an accuracy.
     """
-    finite = [value for value in values if isfinite(value)]
+    finite = [min(max(value, -_LARGEST), _LARGEST) for value in values if isfinite(value)]
     low, high = (0.0 if from_zero else min(finite)), max(finite)
-    if high <= low:
+    if high - low <= max(_NARROWEST, _NARROWEST * abs(high), _NARROWEST * abs(low)):
         low, high = (low, low + (abs(low) or 1.0)) if from_zero else (low - (abs(low) * 0.01 or 1.0), low + (abs(low) * 0.01 or 1.0))
     step = _round_step((high - low) / _TICKS)
     low, high = floor(low / step + 1e-9) * step, ceil(high / step - 1e-9) * step

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from edgepack.errors import InputError
+from edgepack.errors import InputError, is_out_of_space
 from edgepack.pack.checks import contradictions
 from edgepack.pack.manifest import SCHEMA, Pack
 from edgepack.text import cleaned
@@ -78,20 +80,22 @@ def replacing(folder: Path) -> Iterator[Path]:
     """A fresh folder that becomes ``folder`` when the block succeeds, and vanishes when it does not.
 
     Raises:
-        PackError: the place is not writable, holds something that is not a pack, or is full.
+        PackError: the place is not writable, holds something that is not a pack, is full, or fails.
     """
     place = _usable(folder)
-    scratch = _scratch(place)
-    try:
-        yield scratch
-        scratch.chmod(0o777 & ~_umask())
-        _swap(scratch, place)
-    except OSError as error:
-        if error.errno not in _FULL:
+    with _scratch(place) as scratch:
+        try:
+            yield scratch
+            scratch.chmod(0o777 & ~_umask())
+            _swap(scratch, place)
+        except OSError as error:
+            if error.errno in _FULL or is_out_of_space(str(error)):
+                cause = f"no room to write {folder} ({error.strerror or 'No space left on device'})"
+                raise PackError(cause, "free some space, or choose another place with -o") from error
+            # shutil.copytree collects what failed in its text alone.
+            if str(scratch) in f"{error} {error.filename} {error.filename2}":
+                raise PackError(f"{folder} cannot be written ({error})", "choose another place with -o") from error
             raise
-        raise PackError(f"no room to write {folder} ({error.strerror})", "free some space, or choose another place with -o") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 # No space left, and no quota left.
@@ -123,24 +127,69 @@ def _is_pack(place: Path) -> bool:
     """Whether a folder holds a manifest of ours, of any schema: other programs have a pack.json too."""
     try:
         fields = msgspec.json.decode((place / MANIFEST).read_bytes(), type=dict[str, msgspec.Raw])
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return {"schema", "edgepack", "artifacts"} <= fields.keys()
 
 
-def _scratch(place: Path) -> Path:
+@contextmanager
+def _scratch(place: Path) -> Iterator[Path]:
+    """A folder beside the pack, locked for as long as somebody works in it: what nobody holds, a killed build has left."""
     try:
-        return Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        with _locked(place.parent):
+            _clear_left(place)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}.new-", dir=place.parent))
+            descriptor = os.open(scratch, os.O_RDONLY)
+            _is_free(descriptor)
     except OSError as error:
         raise PackError(f"{place.parent} cannot be written ({error.strerror})", "choose another place with -o") from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _clear_left(place: Path) -> None:
+    """Remove what killed builds left beside a pack, after putting an older pack back that one of them had moved away."""
+    # The names that mkdtemp makes.
+    ours = re.compile(rf"\.{re.escape(place.name)}\.new-[a-z0-9_]{{8}}(\.old)?")
+    for left in sorted(path for path in place.parent.iterdir() if ours.fullmatch(path.name)):
+        # A file, a link, or one that is just vanishing: not for us to remove.
+        with suppress(OSError):
+            _clear_one(left, place)
+
+
+def _clear_one(left: Path, place: Path) -> None:
+    descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if not _is_free(descriptor):
+            return
+        if left.suffix == ".old" and not place.exists():
+            left.rename(place)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _is_free(descriptor: int) -> bool:
+    """Whether nobody held the lock of an open folder; this process does from now on. False where there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _swap(scratch: Path, place: Path) -> None:
-    """Two renames on one file system, one build at a time; the old pack is deleted only when the new one is in place."""
+    """One exchange where the system has it, else two renames; the old pack is deleted only when the new one is in place."""
     old = scratch.with_name(scratch.name + ".old")
     with _locked(place.parent):
         # Again: much may have happened while the pack was built.
         _refuse_unusable(place, place)
+        if place.exists() and _exchange(scratch, place):
+            return
         try:
             if place.exists():
                 place.rename(old)
@@ -153,12 +202,26 @@ def _swap(scratch: Path, place: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
+# From linux/fs.h and fcntl.h: swap two names, which are paths.
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders at once (Linux: renameat2); False where that cannot be done."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if rename is None:
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds a folder against other builds that swap a pack in it; the lock is on the folder itself and leaves no file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # A file system without locks: two builds into one place at one moment are then not kept apart.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

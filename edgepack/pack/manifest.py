@@ -12,6 +12,7 @@ import msgspec
 
 from edgepack.backends.artifact import Binding, Finding
 from edgepack.student.spec import StudentDescription
+from edgepack.targets import Target
 
 SCHEMA = 1
 # The note of an artifact that was run on an evaluation set of which nothing could be made.
@@ -130,6 +131,7 @@ class ArtifactRecord(msgspec.Struct, frozen=True):
         parameters_bits: stored bits a weight (file size over weights), a rough size figure.
         failures: gate failures, one line each; empty means it passed.
         no_latency: why there is no latency; "" when there is one.
+        answer: what it answered on the first golden sample, in the student's names and layouts.
     """
 
     target: str
@@ -149,6 +151,7 @@ class ArtifactRecord(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     failures: tuple[str, ...] = ()
+    answer: FileRecord | None = None
 
 
 class CalibrationRecord(msgspec.Struct, frozen=True):
@@ -171,8 +174,26 @@ class HubRecord(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+class Recipe(msgspec.Struct, frozen=True):
+    """The options of the build, as ``edgepack.build`` names them, that the artifacts depend on.
+
+    Attributes:
+        by_student: whether the student's own classes stood in for the labels of the evaluation set.
+    """
+
+    ranges: str = "minmax"
+    bias_correction: bool = True
+    fold_preprocessing: bool = False
+    image_inputs: bool = False
+    by_student: bool = False
+
+
 class Pack(msgspec.Struct, frozen=True):
-    """The whole manifest."""
+    """The whole manifest.
+
+    Attributes:
+        targets: as they were when it was built, with their budgets; example: one example of the inputs, which fixes open sizes.
+    """
 
     schema: int
     edgepack: str
@@ -187,3 +208,13 @@ class Pack(msgspec.Struct, frozen=True):
     golden_reference: FileRecord
     artifacts: tuple[ArtifactRecord, ...]
     versions: dict[str, str]
+    targets: tuple[Target, ...] = ()
+    recipe: Recipe = Recipe()
+    example: FileRecord | None = None
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file the manifest names."""
+        shared = (self.ranges, self.constraints, self.golden_inputs, self.golden_outputs, self.golden_reference, self.example)
+        own = (record for artifact in self.artifacts for record in (artifact.file, artifact.answer))
+        return tuple(record for record in (*(hub.file for hub in self.hubs), *shared, *own) if record is not None)

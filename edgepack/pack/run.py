@@ -127,21 +127,48 @@ def refuse_other_files(path: Path, runner: str) -> None:
         raise PackError(f"{path.name} keeps weights in another file", "build the pack again")
 
 
+def infer(folder: Path, artifact: ArtifactRecord, samples: Arrays, limits: Limits) -> tuple[Arrays, Response]:
+    """Run an artifact on stacked samples in the student's terms; its outputs in the same, and what the runner said.
+
+    Raises:
+        PackError: its file is missing, is not the one that was verified, reads other files, or does not answer as the manifest says.
+        RunnerError: its runner failed.
+    """
+    path = intact(folder, artifact.file)
+    refuse_other_files(path, artifact.runner)
+    try:
+        return _run(path, artifact, samples, limits)
+    except EdgepackError:
+        raise
+    except (*_UNREADABLE, TypeError, IndexError) as error:
+        raise PackError(f"{artifact.file.path} does not answer as {MANIFEST} says ({one_line(error)})", "build the pack again") from error
+
+
+def _run(path: Path, artifact: ArtifactRecord, samples: Arrays, limits: Limits) -> tuple[Arrays, Response]:
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        save_arrays(place / "inputs.npz", artifact_feed(samples, artifact.inputs))
+        request = Request("run", {"artifact": str(path)}, str(place / "inputs.npz"), str(place / "outputs.npz"))
+        response = run_local(artifact.runner, request, place, limits)
+        if (place / "outputs.npz").stat().st_size > _LARGEST_ANSWER:
+            raise PackError(f"{artifact.file.path} answers one sample with more than {_LARGEST_ANSWER} bytes", "use a smaller model")
+        return hub_arrays(load_arrays(place / "outputs.npz"), artifact.outputs), response
+
+
+# A mask of 21 classes at 1024 x 1024 in float32 has 88 MB.
+_LARGEST_ANSWER = 2**28
+
+
 def answer(folder: Path, pack: Pack, artifact: ArtifactRecord, sample: Arrays, limits: Limits, top: int, timed: bool) -> Answer:
     """Run one artifact on one stacked sample.
 
     Raises:
         PackError: its file is missing or is not the one that was verified. RunnerError: its runner failed.
     """
-    path = intact(folder, artifact.file)
-    refuse_other_files(path, artifact.runner)
+    stacked, response = infer(folder, artifact, sample, limits)
+    outputs = {name: array[0] for name, array in stacked.items()}
     described = ArtifactDescription(artifact.file.path, artifact.inputs, artifact.outputs, artifact.runner)
-    try:
-        response, outputs = _run(path, artifact, sample, limits)
-    except EdgepackError:
-        raise
-    except (*_UNREADABLE, TypeError, IndexError) as error:
-        raise PackError(f"{artifact.file.path} does not answer as {MANIFEST} says ({one_line(error)})", "build the pack again") from error
+    path = intact(folder, artifact.file)
     can_time = timed and artifact.runner in PORTABLE and not artifact.failures
     latency = measure({artifact.scheme: (path, described)}, sample, profile("smoke"), limits)[artifact.scheme] if can_time else None
     return Answer(
@@ -153,23 +180,6 @@ def answer(folder: Path, pack: Pack, artifact: ArtifactRecord, sample: Arrays, l
         f"{response.runtime} {response.version}",
         latency,
     )
-
-
-def _run(path: Path, artifact: ArtifactRecord, sample: Arrays, limits: Limits) -> tuple[Response, Arrays]:
-    """The runner's response, and one sample's outputs in the student's terms."""
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        save_arrays(place / "inputs.npz", artifact_feed(sample, artifact.inputs))
-        request = Request("run", {"artifact": str(path)}, str(place / "inputs.npz"), str(place / "outputs.npz"))
-        response = run_local(artifact.runner, request, place, limits)
-        if (place / "outputs.npz").stat().st_size > _LARGEST_ANSWER:
-            raise PackError(f"{artifact.file.path} answers one sample with more than {_LARGEST_ANSWER} bytes", "use a smaller model")
-        stacked = hub_arrays(load_arrays(place / "outputs.npz"), artifact.outputs)
-        return response, {name: array[0] for name, array in stacked.items()}
-
-
-# A mask of 21 classes at 1024 x 1024 in float32 has 88 MB.
-_LARGEST_ANSWER = 2**28
 
 
 def best(outputs: Arrays, labels: Sequence[str], count: int) -> tuple[tuple[str, float], ...]:

@@ -43,7 +43,8 @@ def static(
         demands: fields of ``constraints.Demands``.
         golden: the golden inputs; simulated.npz holds what the quantized hub answers on them, node by node in float arithmetic, which
             is how good an artifact of this scheme can be expected to be.
-        ranges, calibration: of a student in real numbers; one that carries Q/DQ keeps its own codes and needs neither.
+        ranges, calibration: of a student in real numbers; one that carries Q/DQ keeps its own codes and needs neither. Without bias
+            correction no calibration set is read.
     """
     import onnx
     import onnx_ir as ir
@@ -53,12 +54,12 @@ def static(
         quantized, constraints = adopt(model, wanted)
         progress(1, 1)
         notes = _adopted_notes(constraints)
-    elif ranges is None or calibration is None:
+    elif ranges is None or (calibration is None and bias_correction):
         raise QuantizeError("scheme w8a8 needs a calibration set", "give one with -c manifest.toml")
     else:
         held = msgspec.json.decode(ranges.read_bytes(), type=Ranges)
         quantized, constraints = quantize_static(model, held, wanted)
-        shifts = correct_biases(model, quantized, Samples.open(calibration), progress) if bias_correction else {}
+        shifts = correct_biases(model, quantized, Samples.open(calibration), progress) if bias_correction and calibration else {}
         notes = [f"{len(constraints.activations)} activations in uint8, {len(shifts)} biases corrected on {held.samples} samples"]
     proto = ir.to_proto(quantized)
     onnx.checker.check_model(proto, full_check=True)
@@ -94,6 +95,49 @@ def weights(hub: Path, golden: Path, demands: dict[str, Any], dynamic: bool, out
     (out / "notes.json").write_bytes(msgspec.json.encode(HubNotes(operator_counts(quantized), tuple(report.lines()))))
     _simulate(ir.to_proto(simulate_dynamic(quantized)) if dynamic else proto, golden, out)
     progress(2, 2)
+
+
+def simulate(model: Path, golden: Path, out: Path, progress: Progress) -> None:
+    """Write simulated.npz: what a hub that is written already answers on samples, activations of products marked dynamic through codes."""
+    import onnx_ir as ir
+
+    _simulate(ir.to_proto(simulate_dynamic(ir.load(model))), golden, out)
+    progress(1, 1)
+
+
+def same_hub(built: Path, held: Path, biases_differ: bool, out: Path, progress: Progress) -> None:
+    """Write same.json: "" when two hubs are the same model, else the first difference.
+
+    Args:
+        biases_differ: whether int32 vectors, the bias codes, may differ: bias correction needs the calibration set to be repeated.
+    """
+    import onnx
+
+    first, second = onnx.load(built), onnx.load(held)
+    if biases_differ:
+        _take_biases(first, second)
+    (out / "same.json").write_bytes(msgspec.json.encode(_difference(first, second)))
+    progress(1, 1)
+
+
+def _take_biases(model: onnx.ModelProto, other: onnx.ModelProto) -> None:
+    """Replace the bias codes of ``model`` by those of ``other``, where name and shape are the same."""
+    import onnx
+
+    held = {tensor.name: tensor for tensor in other.graph.initializer}
+    for tensor in model.graph.initializer:
+        twin = held.get(tensor.name)
+        is_bias = tensor.data_type == onnx.TensorProto.INT32 and len(tensor.dims) == 1
+        if is_bias and twin is not None and (twin.data_type, twin.dims) == (tensor.data_type, tensor.dims):
+            tensor.CopyFrom(twin)
+
+
+def _difference(first: onnx.ModelProto, second: onnx.ModelProto) -> str:
+    if first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True):
+        return ""
+    pairs = zip(first.graph.initializer, second.graph.initializer, strict=False)
+    name = next((mine.name for mine, theirs in pairs if mine != theirs), "")
+    return f"weight '{name}' differs" if name else "the graphs differ"
 
 
 def half(hub: Path, golden: Path, computes: bool, out: Path, progress: Progress) -> None:

@@ -63,6 +63,8 @@ class Student:
         preprocessing: how an image file becomes the (single) input; None when samples arrive as tensors.
         labels: class names in the order of the first output's last axis.
         licence: of the weights, an SPDX expression.
+        files: files, relative to the student's own, that it depends on and that Python does not see being opened (it sees most). When
+            one changes, a build looks at everything again.
     """
 
     module: Any
@@ -73,6 +75,7 @@ class Student:
     preprocessing: ImagePreprocessing | None = None
     labels: Sequence[str] = ()
     licence: str = "unspecified"
+    files: Sequence[str | Path] = ()
 
     @cached_property
     def program(self) -> Program:
@@ -156,6 +159,7 @@ class TorchProgram:
                 f"torch.onnx.export cannot capture the student ({one_line(error)})", "see the log; rewrite that part of forward"
             ) from error
         _name_ends(program.model.graph, [spec.name for spec in self.inputs], [spec.name for spec in self.outputs])
+        _forget_origins(program.model)
         onnx.save(program.model_proto, path)
 
     def _capture_arguments(self) -> tuple[Any, tuple[Any, ...], Any]:
@@ -304,6 +308,17 @@ def _name_ends(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Non
             taken.add(_rename_apart(value, taken))
     for value, name in zip(ends, names, strict=True):
         value.name = name
+
+
+def _forget_origins(model: Any) -> None:
+    """Drop what the exporter notes of every node: stack traces, with lines and folders of the machine that captured it."""
+    holders = [model, model.graph, *model.graph.inputs, *model.graph.initializers.values()]
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        for node in graph.all_nodes():
+            node.doc_string = None
+            holders += [node, *node.outputs]
+    for holder in holders:
+        holder.metadata_props.clear()
 
 
 def _rename_apart(value: Any, taken: set[str]) -> str:

@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from edgepack.arrays import save_arrays, stacked
-from edgepack.calibration.manifest import CalibrationSet
 from edgepack.calibration.observe import feed_of
 from edgepack.calibration.pixels import values_of
 from edgepack.calibration.readers import Samples
 from edgepack.converter.step import Progress
+from edgepack.student.identity import identified, same_student
 from edgepack.student.load import load_student, source_name
-from edgepack.student.spec import StudentDescription, refuse_unfitting_labels
+from edgepack.student.program import Student
+from edgepack.student.spec import ImagePreprocessing, StudentDescription, refuse_unfitting_labels
 
 
-def capture(student: str, out: Path, progress: Progress, manifest: Path | None = None, fold_preprocessing: bool = False) -> None:
+def identify(student: str, out: Path, progress: Progress) -> None:
+    """Write identity.json: what a student of Python is (``edgepack.student.identity``)."""
+    _, identity = identified(student)
+    (out / "identity.json").write_bytes(msgspec.json.encode(identity))
+    progress(1, 1)
+
+
+def _loaded(student: str, identity: Path | None) -> Student:
+    """The student; one of Python must still be the one that was identified."""
+    return load_student(student) if identity is None else same_student(student, identity)
+
+
+def capture(
+    student: str,
+    out: Path,
+    progress: Progress,
+    identity: Path | None = None,
+    preprocessing: dict[str, Any] | None = None,
+    labels: Sequence[str] = (),
+    fold_preprocessing: bool = False,
+) -> None:
     """Write captured.onnx, student.json and example.npz.
 
     Args:
-        student: how the user named it.
-        manifest: a calibration manifest whose preprocessing and labels serve a student that declares none.
+        student: how the user named it; identity: identity.json of one of Python.
+        preprocessing, labels: a calibration manifest's, which serve a student that declares none.
         fold_preprocessing: also write pixels.json, the student as it is once its preprocessing is part of the model.
     """
-    loaded = load_student(student)
-    description = _supplemented(loaded.describe(source_name(student)), manifest)
+    loaded = _loaded(student, identity)
+    given = msgspec.convert(preprocessing, ImagePreprocessing | None)
+    description = _supplemented(loaded.describe(source_name(student)), given, tuple(labels))
     if fold_preprocessing:
         (out / "pixels.json").write_bytes(msgspec.json.encode(description.on_pixels()))
     (out / "student.json").write_bytes(msgspec.json.encode(description))
@@ -35,22 +59,25 @@ def capture(student: str, out: Path, progress: Progress, manifest: Path | None =
     progress(2, 2)
 
 
-def _supplemented(description: StudentDescription, manifest: Path | None) -> StudentDescription:
-    if manifest is None:
-        return description
-    given = CalibrationSet.load(manifest)
-    preprocessing = description.preprocessing or given.preprocessing
+def _supplemented(description: StudentDescription, given: ImagePreprocessing | None, given_labels: tuple[str, ...]) -> StudentDescription:
+    preprocessing = description.preprocessing or given
     inputs = description.inputs
     if description.preprocessing is None and preprocessing is not None and len(inputs) == 1 and inputs[0].value_range is None:
         layout = inputs[0].layout or ("NCHW" if len(inputs[0].shape or ()) == 4 else "")
         inputs = (msgspec.structs.replace(inputs[0], value_range=preprocessing.value_range, layout=layout),)
-    labels = description.labels or given.student_labels
+    labels = description.labels or given_labels
     refuse_unfitting_labels(labels, description.outputs)
     return msgspec.structs.replace(description, preprocessing=preprocessing, labels=labels, inputs=inputs)
 
 
 def reference(
-    student: str, golden: Path, out: Path, progress: Progress, evaluation: Path | None = None, folded: Path | None = None
+    student: str,
+    golden: Path,
+    out: Path,
+    progress: Progress,
+    identity: Path | None = None,
+    evaluation: Path | None = None,
+    folded: Path | None = None,
 ) -> None:
     """Write what the student itself answers.
 
@@ -58,10 +85,11 @@ def reference(
     evaluation set. Arrays by output name, samples stacked.
 
     Args:
+        identity: identity.json of a student of Python.
         folded: student.json where the samples are pixels: the student gets what its preprocessing makes of them, in the precision of
             the run, so that float64 is the truth about pixels.
     """
-    program = load_student(student).program
+    program = _loaded(student, identity).program
     sets = {"golden_outputs": (golden, "float32", program.run), "golden_reference": (golden, "float64", program.run_float64)}
     if evaluation is not None:
         sets["evaluation_outputs"] = (evaluation, "float32", program.run)

@@ -50,13 +50,15 @@ class MetricError(InputError):
     """A user's metric that cannot be computed."""
 
 
-def run(artifact: Path, golden: Path, seconds: float, memory: int, out: Path, progress: Progress, evaluation: Path | None = None) -> None:
+def run(
+    artifact: Path, file: Path, golden: Path, seconds: float, memory: int, out: Path, progress: Progress, evaluation: Path | None = None
+) -> None:
     """Run an artifact on the golden and the evaluation samples, one runner for both.
 
     Writes golden.npz and evaluation.npz (outputs in the student's names and layouts, samples stacked) and run.json.
 
     Args:
-        artifact: artifact.json of the folder the artifact lies in.
+        artifact: artifact.json; file: the artifact itself.
         seconds, memory: limits of the runner, the latter in bytes.
     """
     described = msgspec.json.decode(artifact.read_bytes(), type=ArtifactDescription)
@@ -67,7 +69,7 @@ def run(artifact: Path, golden: Path, seconds: float, memory: int, out: Path, pr
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save_arrays(folder / "inputs.npz", artifact_feed(joined, described.inputs))
-        files = {"artifact": str(artifact.parent / described.file)}
+        files = {"artifact": str(file)}
         request = Request("run", files, str(folder / "inputs.npz"), str(folder / "outputs.npz"))
         response = run_local(described.runner, request, folder, Limits(seconds, memory), progress)
         outputs = hub_arrays(load_arrays(folder / "outputs.npz"), described.outputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,11 @@ from pathlib import Path
 import msgspec
 
 from edgepack.arrays import load_arrays
-from edgepack.converter.execute import StepFailedError, Watcher, Workspace, execute, run_step
+from edgepack.converter.execute import Manner, Results, execute
 from edgepack.converter.plan import Plan
+from edgepack.converter.process import StepFailedError, Watcher
 from edgepack.converter.step import Limits, Output, Step
+from edgepack.converter.store import opened
 from edgepack.pack.digest import intact
 from edgepack.pack.files import PackError, inside
 from edgepack.pack.manifest import ArtifactRecord, Pack
@@ -58,17 +59,16 @@ def trace_pack(
     hubs = {record.scheme: inside(folder, record.file.path) for record in pack.hubs}
     if "fp32" not in hubs:
         raise PackError("the pack holds no fp32 hub", "build the pack again")
-    with tempfile.TemporaryDirectory() as scratch:
-        workspace = Workspace(Path(scratch))
-        exact = _reference(hubs["fp32"], golden, count, limits)
-        schemes = dict.fromkeys(artifact.scheme for artifact in artifacts if artifact.scheme in hubs and artifact.scheme != "fp32")
-        simulated = {scheme: _simulate(scheme, hubs[scheme], golden, exact, count, limits) for scheme in schemes}
-        execute(Plan.of([exact, *simulated.values()]), workspace, watcher)
-        found = []
-        for artifact in artifacts:
-            step = _trace(folder, artifact, hubs, golden, exact, simulated.get(artifact.scheme), count, limits)
-            found.append(_run(step, [exact, *simulated.values()], artifact, folder, workspace, watcher))
-    return found
+    exact = _reference(hubs["fp32"], golden, count, limits)
+    schemes = dict.fromkeys(artifact.scheme for artifact in artifacts if artifact.scheme in hubs and artifact.scheme != "fp32")
+    simulated = {scheme: _simulate(scheme, hubs[scheme], golden, exact, count, limits) for scheme in schemes}
+    traces = [_trace(folder, each, hubs, golden, exact, simulated.get(each.scheme), count, limits) for each in artifacts]
+    with opened(None) as store:
+        results = execute(Plan.of([exact, *simulated.values(), *traces]), store, watcher, Manner(keep_going=True))
+        for name in (exact.name, *(step.name for step in simulated.values())):
+            if name in results.failures:
+                raise results.failures[name]
+        return [_traced(step, artifact, folder, results) for step, artifact in zip(traces, artifacts, strict=True)]
 
 
 def _reference(hub: Path, golden: Path, samples: int, limits: Limits) -> Step:
@@ -106,16 +106,12 @@ def _trace(
     return Step(name, "edgepack.verify.waterfall:trace", inputs, parameters, ("waterfall.json",), waiting)
 
 
-def _run(step: Step, before: list[Step], artifact: ArtifactRecord, folder: Path, workspace: Workspace, watcher: Watcher) -> Traced:
-    """One artifact; a step that fails is what was found out about it."""
-    as_verified = _is_intact(folder, artifact)
-    watcher.started(step, len(before), len(before) + 1)
-    try:
-        run_step(step, workspace, watcher)
-    except StepFailedError as error:
-        return Traced(artifact, None, error, as_verified)
-    watcher.finished(step, 0.0)
-    held = workspace.path(step["waterfall.json"]).read_bytes()
+def _traced(step: Step, artifact: ArtifactRecord, folder: Path, results: Results) -> Traced:
+    """One artifact; a step that failed is what was found out about it."""
+    as_verified, failure = _is_intact(folder, artifact), results.failures.get(step.name)
+    if failure is not None:
+        return Traced(artifact, None, failure, as_verified)
+    held = results.path(step["waterfall.json"]).read_bytes()
     return Traced(artifact, msgspec.json.decode(held, type=Waterfall), None, as_verified)
 
 

@@ -28,7 +28,7 @@ def student(tmp_path: Path) -> Path:
 
 def test_the_artifact_comes_with_its_description_and_its_lint(student: Path, tmp_path: Path) -> None:
     hub, target = models.conv_into_real(tmp_path / "hub.onnx"), load_target("raspberry-pi-5")
-    write(hub, student, tmp_path / "example.npz", msgspec.to_builtins(target), "w8a8", tmp_path, lambda *_: None)
+    write(hub, student, tmp_path / "example.npz", "ort", target.minimum_os, "w8a8", tmp_path, lambda *_: None)
     described = msgspec.json.decode((tmp_path / "artifact.json").read_bytes(), type=ArtifactDescription)
     assert (tmp_path / described.file).is_file() and described.minimum_os == target.minimum_os
     (found,) = msgspec.json.decode((tmp_path / "findings.json").read_bytes(), type=tuple[Finding, ...])

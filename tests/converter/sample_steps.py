@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import signal
 import stat
@@ -104,3 +105,76 @@ def say_where(out: Path, progress: Progress) -> None:
     import onnx
 
     (out / "where.txt").write_text(f"{tempfile.gettempdir()}\n{onnx.__file__}\n{os.environ['ORT_DISABLE_TELEMETRY']}")
+
+
+def work(seconds: float, size: int, apart: bool, out: Path, progress: Progress) -> None:
+    """Takes CPU-seconds and bytes, here or in a process of its own."""
+    code = f"import time\nheld = b'x' * {size}\nwhile time.process_time() < {seconds} + 0.02:\n    pass\n"
+    if apart:
+        subprocess.run([sys.executable, "-c", code], check=True, stdin=subprocess.DEVNULL)
+    else:
+        begun = time.process_time()
+        exec(code.replace("process_time()", f"process_time() - {begun}"), {})
+    (out / "number.txt").write_text("1")
+
+
+def say_surroundings(out: Path, progress: Progress) -> None:
+    """What a result could depend on without anyone asking for it."""
+    (out / "other.txt").touch()
+    words = [str(hash("word")), str(set("abcdefgh")), time.strftime("%Z"), locale.setlocale(locale.LC_ALL, ""), locale.getencoding()]
+    words += [os.environ["OMP_NUM_THREADS"], oct((out / "other.txt").stat().st_mode & 0o777)]
+    (out / "said.txt").write_text("\n".join(words))
+
+
+def add(number: Path, more: int, log: str, out: Path, progress: Progress) -> None:
+    """sum.txt holds a number of a file plus ``more``; a line of ``log`` says that it ran."""
+    _note(log, f"add {more}")
+    (out / "sum.txt").write_text(str(int(number.read_text()) + more))
+
+
+def remainder(number: Path, by: int, log: str, out: Path, progress: Progress) -> None:
+    """sum.txt holds what is left of a number of a file: often the same for other numbers."""
+    _note(log, f"remainder {by}")
+    (out / "sum.txt").write_text(str(int(number.read_text()) % by))
+
+
+def look_around(path: str, log: str, out: Path, progress: Progress) -> None:
+    """As a step that runs Python of the user's: sum.txt depends on what nobody declared."""
+    _note(log, "look")
+    (out / "sum.txt").write_text(Path(path).read_text())
+
+
+def meet(here: str, there: str, out: Path, progress: Progress) -> None:
+    """Ends only when another step is at work at the same time."""
+    Path(here).touch()
+    end = time.monotonic() + 60
+    while not Path(there).exists():
+        if time.monotonic() > end:
+            raise TimeoutError("nobody came")
+        time.sleep(0.02)
+    (out / "number.txt").write_text("1")
+
+
+def take_time(name: str, log: str, out: Path, progress: Progress) -> None:
+    """Lines of ``log`` say when it begins and ends."""
+    _note(log, f"begin {name}")
+    time.sleep(0.2)
+    _note(log, f"end {name}")
+    (out / "number.txt").write_text(name)
+
+
+def write_package(out: Path, progress: Progress) -> None:
+    """A folder, as a Core ML package is."""
+    (out / "model.mlpackage" / "Data").mkdir(parents=True)
+    (out / "model.mlpackage" / "Manifest.json").write_text("{}")
+    (out / "model.mlpackage" / "Data" / "weight.bin").write_bytes(b"\x01" * 100)
+
+
+def read_package(package: Path, out: Path, progress: Progress) -> None:
+    """sum.txt holds the sum of its weights."""
+    (out / "sum.txt").write_text(str(sum((package / "Data" / "weight.bin").read_bytes())))
+
+
+def _note(log: str, line: str) -> None:
+    with Path(log).open("a") as file:
+        file.write(f"{line}\n")

@@ -19,6 +19,7 @@ from edgepack import api
 from edgepack.arrays import load_arrays
 from edgepack.calibration.readers import Samples
 from edgepack.converter.step import Limits
+from edgepack.converter.store import StoreError
 from edgepack.errors import InputError
 from edgepack.pack.digest import file_record
 from edgepack.pack.files import PackError, load_pack
@@ -38,7 +39,7 @@ def student(folder: Path) -> str:
 
 
 def build(folder: Path, **options: object) -> Pack:
-    asked = {"targets": ["raspberry-pi-5"], "latency": "none", "limits": LIMITS, **options}
+    asked = {"targets": ["raspberry-pi-5"], "latency": "none", "limits": LIMITS, "store": folder / "store", **options}
     return api.build(student(folder), folder / "pack", **asked)  # type: ignore[arg-type]
 
 
@@ -51,14 +52,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_build_leaves_its_pack_and_nothing_beside_it(built: Path) -> None:
-    assert sorted(path.name for path in built.iterdir()) == ["pack", "student.onnx"]
+    assert sorted(path.name for path in built.iterdir()) == ["pack", "store", "student.onnx"]
     assert (built / "pack" / "report.html").stat().st_size > 0
 
 
 def test_every_recorded_digest_is_the_files_own(built: Path) -> None:
     pack = load_pack(built / "pack")
-    records = [pack.golden_inputs, pack.golden_outputs, pack.golden_reference, *(held.file for held in (*pack.hubs, *pack.artifacts))]
-    assert all(file_record(built / "pack", built / "pack" / record.path) == record for record in records)
+    assert all(file_record(built / "pack", built / "pack" / record.path) == record for record in pack.files)
+    named = {record.path for record in pack.files} | {"pack.json", "report.html"}
+    assert {path.relative_to(built / "pack").as_posix() for path in (built / "pack").rglob("*") if path.is_file()} == named
 
 
 def test_the_artifact_passed_and_its_golden_outputs_are_onnxruntimes(built: Path) -> None:
@@ -90,19 +92,21 @@ def test_ctrl_c_leaves_no_pack_no_scratch_folder_and_no_process(tmp_path: Path) 
     command = [sys.executable, "-c", "from edgepack.cli import main; main()", "build", student(tmp_path)]
     command += ["-t", "raspberry-pi-5", "-o", str(tmp_path / "pack"), "--latency", "none"]
     # Every process of this build has this folder in its environment, so none can hide.
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "BUILD_OF": str(tmp_path)}
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "BUILD_OF": str(tmp_path), "EDGEPACK_STORE": str(tmp_path / "store")}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         _wait_until_a_step_runs(tmp_path)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["student.onnx", "tmp"]
-    assert not list((tmp_path / "tmp").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "student.onnx", "tmp"]
+    assert not list((tmp_path / "tmp").iterdir()) and not list((tmp_path / "store" / "tmp").iterdir())
+    # What was finished is kept.
+    assert list((tmp_path / "store").glob("entries/*/*/entry.json"))
     assert not [running for running in psutil.process_iter() if _environment(running).get("BUILD_OF") == str(tmp_path)]
 
 
 def _wait_until_a_step_runs(folder: Path) -> None:
     end = time.monotonic() + 60
-    while not list(folder.glob(".pack.work.*/hub/log.txt")):
+    while not list(folder.glob("store/entries/*/*")) or not list(folder.glob("store/tmp/*/log.txt")):
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -116,7 +120,7 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 
 def test_a_step_that_exceeds_its_time_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"it hung: no end after 0\.05 s"):
-        build(tmp_path, limits=Limits(0.05))
+        build(tmp_path, limits=Limits(0.05), store=None)
     assert [path.name for path in tmp_path.iterdir()] == ["student.onnx"]
 
 
@@ -124,7 +128,7 @@ def test_a_work_folder_keeps_files_and_logs(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="it hung"):
         build(tmp_path, limits=Limits(0.05), work=tmp_path / "work")
     assert (tmp_path / "work" / "capture" / "log.txt").is_file()
-    with pytest.raises(PackError, match="cannot keep the steps' files"):
+    with pytest.raises(StoreError, match=r"student.onnx cannot be written"):
         build(tmp_path, work=tmp_path / "student.onnx")
 
 

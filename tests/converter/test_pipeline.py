@@ -17,7 +17,7 @@ PI, ANDROID, IOS = (load_target(name) for name in ("raspberry-pi-5", "android", 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     path = tmp_path / "calibration.toml"
-    path.touch()
+    path.write_text('name = "set"\n[calibration]\nnpz = "calibration.npz"\n')
     return path
 
 
@@ -82,7 +82,7 @@ def test_folding_gives_every_artifact_the_model_and_the_samples_on_pixels_and_th
     assert {branch.write.inputs["student"] for branch in build.branches} == {pixels}
     assert {branch.write.inputs["model"] for branch in build.branches if branch.scheme == "fp32"} == {folded}
     assert build.quantized["w8a8"].inputs["hub"] == folded
-    assert build.samples.parameters == {"as_pixels": True}
+    assert build.samples.parameters == {"as_pixels": True, "files": ["calibration.npz"]}
     assert build.reference.inputs["folded"] == Output("capture", "student.json")
     assert build.observe is not None and build.observe.inputs["pixels"] == pixels
     assert build.canonical in build.plan.steps and build.hub in build.plan.steps
@@ -128,6 +128,31 @@ def test_two_targets_of_one_name_are_a_defect_the_plan_notices() -> None:
 
 
 def test_inspection_asks_every_backend() -> None:
-    capture, hub, look = inspection("model.onnx", ["ort", "tflite"], Limits())
-    assert look.inputs == {"hub": hub["model.onnx"], "example": capture["example.npz"]}
-    assert look.parameters == {"backends": ["ort", "tflite"]}
+    steps = inspection("model.onnx", ["ort", "tflite"], Limits())
+    assert steps.look.inputs == {"hub": steps.hub["model.onnx"], "example": steps.capture["example.npz"]}
+    assert steps.look.parameters == {"backends": ["ort", "tflite"]} and steps.student is None
+
+
+def test_a_student_of_python_is_identified_and_what_loads_it_depends_on_that_alone() -> None:
+    build = pipeline(replace_student("student.py:student"))
+    assert build.student is not None and not build.student.cached
+    for step in (build.capture, build.reference):
+        assert step.inputs["identity"] == build.student["identity.json"] and not step.reads and "student" in step.unkeyed
+
+
+def test_a_student_in_a_file_is_read_by_what_loads_it(tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").touch()
+    build = pipeline(replace_student(str(tmp_path / "model.pt2")))
+    assert build.student is None
+    assert build.capture.reads == build.reference.reads == {"data model.pt2": tmp_path / "model.pt2"}
+
+
+def replace_student(student: str) -> BuildRequest:
+    return BuildRequest(student, (PI,), {PI.name: ("fp32",)})
+
+
+def test_samples_that_python_makes_and_metrics_of_the_users_run_every_time(tmp_path: Path) -> None:
+    (tmp_path / "set.toml").write_text('name = "set"\n[calibration]\npython = "data.py:samples"\n')
+    build = pipeline(request(PI, schemes=("fp32",), manifest=tmp_path / "set.toml", metrics=("m.py:f",)))
+    assert not build.samples.cached and not build.branches[0].judge.cached
+    assert [step.name for step in build.plan.steps if not step.cached] == ["samples", "raspberry-pi-5 fp32: judge"]

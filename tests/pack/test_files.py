@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edgepack.pack import files
 from edgepack.pack.files import PackError, inside, load_pack, replacing
 from edgepack.pack.manifest import FileRecord, Pack
 from edgepack.student.spec import StudentDescription, TensorSpec
@@ -80,6 +81,8 @@ def test_a_build_that_fails_leaves_the_old_pack_and_nothing_else(error: type[Bas
 
 def test_an_interrupt_between_the_two_renames_puts_the_old_pack_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "pack", "first")
+    # As on a system that cannot exchange two folders.
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
     rename, calls = Path.rename, []
 
     def interrupted(self: Path, target: Path) -> Path:
@@ -92,6 +95,37 @@ def test_an_interrupt_between_the_two_renames_puts_the_old_pack_back(tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "pack", "second")
     assert len(calls) == 3 and names(tmp_path) == ["pack"] and (tmp_path / "pack" / "word").read_text() == "first"
+
+
+def test_what_killed_builds_left_is_removed_and_what_others_work_in_or_own_is_not(tmp_path: Path) -> None:
+    (tmp_path / ".pack.new-abcd_012").mkdir()
+    (tmp_path / ".pack.new-mine").mkdir()
+    (tmp_path / ".pack.new-abcdefgh").write_text("a file of the user's")
+    with replacing(tmp_path / "pack") as one, replacing(tmp_path / "pack") as other:
+        assert names(tmp_path) == sorted([".pack.new-abcdefgh", ".pack.new-mine", one.name, other.name])
+
+
+def test_an_older_pack_that_a_killed_build_had_moved_away_comes_back(tmp_path: Path) -> None:
+    write(tmp_path / "pack", "first")
+    (tmp_path / "pack").rename(tmp_path / ".pack.new-abcdefgh.old")
+    with pytest.raises(KeyError), replacing(tmp_path / "pack"):
+        raise KeyError
+    assert names(tmp_path) == ["pack"] and (tmp_path / "pack" / "word").read_text() == "first"
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "no room to write"), (errno.EROFS, "cannot be written")])
+def test_a_folder_that_cannot_be_copied_into_a_pack_is_said_in_a_line(
+    number: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.mlpackage").mkdir()
+    (tmp_path / "model.mlpackage" / "weights.bin").touch()
+
+    def fail(source: str, target: str) -> None:
+        raise OSError(number, os.strerror(number), source, None, target)
+
+    with pytest.raises(PackError, match=words), replacing(tmp_path / "pack") as pack:
+        shutil.copytree(tmp_path / "model.mlpackage", pack / "model.mlpackage", copy_function=fail)
+    assert names(tmp_path) == ["model.mlpackage"]
 
 
 @pytest.mark.parametrize("content", ['{"pack": {"pack_format": 34, "description": "of a game"}}', "[1]", "{", ""])

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from edgepack.cli.output import artifact_table, escaped, legend
 from edgepack.pack.digest import file_record, intact
+from edgepack.pack.figures import axis
 from edgepack.pack.files import PackError, inside, load_pack
 from edgepack.pack.manifest import FileRecord
 from edgepack.text import one_plain_line, plain
@@ -102,11 +103,20 @@ def _artifact(**changes: Any) -> Any:
         (lambda tree: tree["artifacts"][0]["parity"].update(outputs=[]), "compared in no output"),
         (lambda tree: tree["artifacts"][0]["latency"].update(histogram_counts=[1]), "edges for 1 counts"),
         (lambda tree: tree["artifacts"][0]["file"].update(bytes=-1), "has -1 bytes"),
+        (lambda tree: tree["artifacts"][0]["accuracy"].update(student=7.0), "no fraction of 1"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path, edit: Any, words: str) -> None:
     with pytest.raises(PackError, match=words):
         load_pack(written(tmp_path / "pack", edit))
+
+
+@given(st.lists(st.floats(), min_size=1), st.booleans())
+def test_an_axis_holds_whatever_numbers_a_manifest_gives(values: list[float], from_zero: bool) -> None:
+    values = [*values, 1.0]
+    scale = axis(values, str, from_zero=from_zero)
+    assert scale.high > scale.low and len(scale.ticks) < 20
+    assert all(0 <= scale.at(value) <= 100 for value in values if value == value)
 
 
 _ESCAPES = "\x1b]0;owned\x07\x1b[31m\u202e[bold]x[/][link=file:///etc/passwd]y[/link]\\"

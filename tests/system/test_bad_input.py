@@ -65,6 +65,7 @@ class Net(torch.nn.Module):
         {body}
 
 def student():
+    torch.manual_seed(0)
     return Student(Net(), example_inputs=(torch.zeros(1, 3, 4, 4),), inputs=["x"], outputs=["y"]{arguments})
 """)
     return f"{folder / 'student.py'}:student"

@@ -61,8 +61,7 @@ def test_tflite_runs_in_one_delegate_partition(pack: Pack) -> None:
 
 
 def test_every_file_of_the_pack_is_recorded_with_its_digest(digits_pack: Path, pack: Pack) -> None:
-    records = [*(hub.file for hub in pack.hubs), *(artifact.file for artifact in pack.artifacts), pack.golden_inputs, pack.golden_outputs]
-    records += [record for record in (pack.golden_reference, pack.ranges, pack.constraints) if record is not None]
+    records = pack.files
     for record in records:
         assert file_record(digits_pack, digits_pack / record.path) == record
     covered = {digits_pack / record.path for record in records} | {digits_pack / "pack.json", digits_pack / "report.html"}

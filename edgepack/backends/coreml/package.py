@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgepack.backends.coreml.emitter import HeldEncoding
 from edgepack.backends.coreml.frontend import Built
 from edgepack.backends.coreml.images import image_types
 from edgepack.backends.table import BackendError
+from edgepack.errors import StepError
 from edgepack.mil.environment import coremltools, temporary_files_in
 from edgepack.mil.program import constant_value, read_function
 
@@ -41,7 +43,7 @@ def save(built: Built, path: Path, ios: int, options: WriteOptions) -> None:
     Where a value of the hub has another name in the program, the package's metadata say so.
     """
     ct = coremltools()
-    with temporary_files_in(path.parent):
+    with temporary_files_in(path.parent), _written_whole(path):
         ct.convert(
             built.program,
             convert_to="mlprogram",
@@ -56,6 +58,29 @@ def save(built: Built, path: Path, ios: int, options: WriteOptions) -> None:
         )
     _describe(path / _SPEC, options, built.inputs, {name: value.name for name, value in built.values.items() if value.name != name})
     _settle_identifiers(path / "Manifest.json")
+
+
+# What coremltools says of a full disk: its writer of weights, and the copying of files into the package.
+_NOT_WRITTEN = ("[MIL FileWriter]", "filesystem error", "A valid manifest does not exist")
+
+
+@contextlib.contextmanager
+def _written_whole(path: Path) -> Iterator[None]:
+    """Says that a package could not be written. A manifest that finds no room coremltools passes over, and leaves its empty drafts.
+
+    Raises:
+        StepError: something of the package is missing, or lies in it that is no part of it.
+    """
+    hint = "free some space: edgepack cache prune, or another place with --store"
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _NOT_WRITTEN):
+            raise
+        raise StepError(f"coreml: the package could not be written ({' '.join(str(error).split())[:100]})", hint) from error
+    drafts = [file.name for file in path.iterdir() if file.name not in ("Data", "Manifest.json")]
+    if drafts:
+        raise StepError(f"coreml: the package's manifest could not be written, only {drafts[0]}", hint)
 
 
 def check_encodings(path: Path, expected: Sequence[HeldEncoding]) -> None:

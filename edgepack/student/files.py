@@ -1,0 +1,34 @@
+"""Which files a student that is no Python consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgepack.hub.external import external_tensors
+
+
+def is_python(student: str) -> bool:
+    """Whether a student is named as "file.py:function"."""
+    return ".py:" in student or student.endswith(".py")
+
+
+def files_of(student: str) -> dict[str, Path]:
+    """An .onnx or .pt2 file and the files its weights lie in, by name. What is missing or damaged is for the loader to say."""
+    path = Path(student)
+    return {path.name: path, **dict(_external(path))}
+
+
+def _external(path: Path) -> Iterator[tuple[str, Path]]:
+    """The files beside an .onnx file that hold its weights."""
+    if path.suffix != ".onnx" or not path.is_file():
+        return
+    try:
+        locations = {held.location for held in external_tensors(path.read_bytes())}
+    except (OSError, ValueError):
+        return
+    for location in sorted(locations):
+        # One outside the model's folder is refused by the loader.
+        file = path.parent / location
+        if file.resolve().is_relative_to(path.parent.resolve()):
+            yield location, file

@@ -1,0 +1,16 @@
+"""One store for a whole test run, apart from the user's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever a test builds or runs as a program keeps its results here."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["EDGEPACK_STORE"] = str(Path(shared) / "store")
