@@ -228,7 +228,8 @@ class Store:
             locks.mkdir(parents=True, exist_ok=True)
             lock = (locks / key).open("a")
         with lock:
-            while not _try_lock(lock, fcntl.LOCK_EX):
+            # On a file system without locks two builds may do the same work: entries appear whole all the same.
+            while _try_lock(lock, fcntl.LOCK_EX) is False:
                 given_up()
                 time.sleep(_POLL)
             yield
@@ -269,7 +270,10 @@ class Store:
     def alone(self) -> Iterator[None]:
         """Nobody else uses the store meanwhile; StoreError when somebody does."""
         with _lock_file(self.root) as lock:
-            if lock is None or not _try_lock(lock, fcntl.LOCK_EX):
+            is_ours = None if lock is None else _try_lock(lock, fcntl.LOCK_EX)
+            if is_ours is None:
+                raise StoreError(f"the store {self.root} cannot be locked", "remove the folder when nothing is being built")
+            if not is_ours:
                 raise StoreError(f"the store {self.root} is in use by a build", "try again when it has ended")
             yield
 
@@ -345,14 +349,14 @@ def _lock_file(place: Path) -> Iterator[IO[str] | None]:
         yield file
 
 
-def _try_lock(file: IO[str], kind: int) -> bool:
-    """False while another has the lock. A file system without locks gives them: entries appear whole without."""
+def _try_lock(file: IO[str], kind: int) -> bool | None:
+    """False while another has the lock, None on a file system without locks."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return True
+        return None
     return True
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgepack.converter.execute import Manner, Results, execute
-from edgepack.converter.store import BuildRecord, Store, StoreError, explained, opened
+from edgepack.converter.store import BuildRecord, Store, StoreError, explained, opened, prune
 from tests.faults.driver import Teller
 from tests.faults.steps import plan
 from tests.faults.world import tagged
@@ -25,10 +25,10 @@ def told(tmp_path: Path) -> Path:
     return path
 
 
-def build(store: Path, told: Path, moods: dict[str, str] | None = None) -> Results:
+def build(store: Path, told: Path, moods: dict[str, str] | None = None, seconds: dict[str, float] | None = None) -> Results:
     """Run the sample plan on a store."""
     with opened(store) as held:
-        return execute(plan(7, told, moods or {}, {}, {}), held, Teller(), Manner(2))
+        return execute(plan(7, told, moods or {}, seconds or {}, {}), held, Teller(), Manner(2))
 
 
 def entry_folder(results: Results, step: str) -> Path:
@@ -61,7 +61,8 @@ def test_steps_at_work_on_an_entry_that_is_found_damaged_run_again(tmp_path: Pat
     flip(entry_folder(first, "draw") / "files" / "small.txt")
     for step in ("stretch", "package", "join"):
         shutil.rmtree(entry_folder(first, step))
-    second = build(tmp_path / "store", told)
+    # Stretch reads the sound output of the entry after package found the other one damaged.
+    second = build(tmp_path / "store", told, seconds={"stretch": 0.5})
     assert {name: entry.outputs for name, entry in second.entries.items()} == {name: entry.outputs for name, entry in first.entries.items()}
 
 
@@ -90,8 +91,13 @@ def test_a_file_system_without_locks_is_worked_on_without(tmp_path: Path, told: 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
+    at_work = tmp_path / "store" / "tmp" / "another build's"
+    at_work.mkdir(parents=True)
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert len(build(tmp_path / "store", told).entries) == 7
+    assert at_work.is_dir()
+    with pytest.raises(StoreError, match="cannot be locked"):
+        prune(Store(tmp_path / "store", None), None, 0, 0.0)
 
 
 def test_an_entry_that_may_not_be_looked_at_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
