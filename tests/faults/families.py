@@ -346,7 +346,8 @@ def no_permission(scene: Scene) -> None:
     before = place.stat().st_mode
     place.chmod((0o000, 0o555)[scene.index // len(places) % 2])
     scene.tolerate(step)
-    scene.strike(scene.spec(), {0, 3}, keeps=False, prefix=_AS_ANYBODY)
+    # A store that cannot be read at all is refused as an option.
+    scene.strike(scene.spec(), {0, 3} if scene.level == SAMPLE else {0, 2, 3}, keeps=False, prefix=_AS_ANYBODY)
     if place.exists():
         place.chmod(before)
     scene.recover()

@@ -49,6 +49,11 @@ class Ended:
         """The lines that report a failure."""
         return [line for line in self.complaint.splitlines() if line.startswith("FAIL ")]
 
+    @property
+    def is_refused_option(self) -> bool:
+        """Whether the command line itself refused an option, in its own form: usage, then one line."""
+        return self.code == 2 and self.complaint.startswith("Usage: ") and self.complaint.count("\nError: Invalid value for") == 1
+
 
 @dataclass
 class Reference:
@@ -371,6 +376,8 @@ class Scene:
         if "Traceback" in ended.complaint:
             self.verdict.badly_reported.append(f"a traceback: {complaint}")
         fails = ended.code in (2, 3, 4)
+        if ended.is_refused_option and not lines:
+            return
         if len(lines) != int(fails) or (fails and " -> next: " not in lines[0]):
             self.verdict.badly_reported.append(f"exit code {ended.code} with {len(lines)} FAIL lines: {complaint}")
         elif fails and says not in lines[0]:
