@@ -77,8 +77,11 @@ def axis(
     """
     finite = [min(max(value, -_LARGEST), _LARGEST) for value in values if isfinite(value)]
     low, high = (0.0 if from_zero else min(finite)), max(finite)
-    if high - low <= max(_NARROWEST, _NARROWEST * abs(high), _NARROWEST * abs(low)):
-        low, high = (low, low + (abs(low) or 1.0)) if from_zero else (low - (abs(low) * 0.01 or 1.0), low + (abs(low) * 0.01 or 1.0))
+    largest = max(abs(low), abs(high))
+    if high - low <= _NARROWEST * max(1.0, largest):
+        # A hundredth of what is shown to either side, or 1 where that itself is nothing.
+        room = 0.01 * largest if 0.01 * largest > _NARROWEST else 1.0
+        low, high = (0.0, high + (largest if largest > _NARROWEST else 1.0)) if from_zero else (low - room, high + room)
     step = _round_step((high - low) / _TICKS)
     low, high = floor(low / step + 1e-9) * step, ceil(high / step - 1e-9) * step
     if limits is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -407,6 +407,7 @@ def test_points_have_a_true_minus_and_no_negative_zero() -> None:
 
 
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20), st.booleans())
+@example([0.0, -2.220446049250313e-16], False)
 def test_an_axis_holds_its_values_and_has_few_ticks_inside(values: list[float], from_zero: bool) -> None:
     values = [abs(value) for value in values] if from_zero else values
     scale = axis(values, str, from_zero=from_zero)
