@@ -280,8 +280,9 @@ def _quantize(scheme: str, request: BuildRequest, hub: Step, observe: Step | Non
 
 def demands_of(scheme: str, asked: Sequence[Target], method: str) -> dict[str, Any]:
     """Fields of ``quantize.constraints.Demands`` for the targets that carry a scheme."""
-    narrow = any(target.computes_in_half for target in asked)
-    return {"scale_dtype": "float16" if narrow else "float32", "method": method, "targets": [target.name for target in asked]}
+    # Only those that demand something are named: a scheme taken from another target must not change what the rest is made of.
+    narrow = [target.name for target in asked if target.computes_in_half]
+    return {"scale_dtype": "float16" if narrow else "float32", "method": method, "targets": narrow}
 
 
 def quantize_step(
@@ -305,7 +306,9 @@ def _half(computes: bool, request: BuildRequest, hub: Step, samples: Step) -> St
 
 def _branch(request: BuildRequest, target: Target, model: _Model, given: _Sources) -> Branch:
     scheme, samples, reference = model.scheme, given.samples, given.reference
-    goal, name, limits = msgspec.to_builtins(target), f"{target.name} {scheme}", request.limits
+    # What else a target carries is no matter of this scheme's.
+    goal = msgspec.to_builtins(msgspec.structs.replace(target, schemes=(scheme,)))
+    name, limits = f"{target.name} {scheme}", request.limits
     sources = {"model": model.hub["model.onnx"], "student": given.described, "example": given.example}
     write = write_step(name, target, scheme, request.image_inputs, sources, limits)
     held: dict[str, Output | Path] = {"golden": samples["golden.npz"]}

@@ -53,7 +53,7 @@ class Demands(msgspec.Struct, frozen=True):
     Attributes:
         scale_dtype: "float16" when any target computes scales in fp16, else "float32".
         method: "minmax" or "mse", how activation ranges become encodings.
-        targets: who was asked, for the record.
+        targets: the targets that compute scales in fp16, to be named in reasons.
     """
 
     scale_dtype: str = "float32"

@@ -108,16 +108,21 @@ def test_one_byte_of_one_calibration_image_runs_calibration_and_what_follows_onl
     assert not [name for name in ran if name in ("capture", "hub", "reference") or "fp32" in name]
 
 
-def test_a_changed_scheme_of_one_target_runs_its_branch_only(fresh: tuple[Path, Path]) -> None:
+def test_an_added_scheme_runs_its_own_steps_only(fresh: tuple[Path, Path]) -> None:
     folder, store = fresh
-    text = (Path(__file__).parents[2] / "targets" / "android.toml").read_text()
-    (folder / "android.toml").write_text(text.replace('"fp32", ', "", 1))
-    (folder / "android.toml").write_text(text.replace('schemes = ["fp32"', 'schemes = ["w8d8", "fp32"', 1))
     ran = build(folder, store, "-t", "raspberry-pi-5", "-t", "android", "-s", "fp32", "-s", "w8")
     assert {name for name in ran if name != "student"} == {
         "quantize w8",
         *(f"{target} w8: {verb}" for target in ("raspberry-pi-5", "android") for verb in ("write", "run", "judge")),
     }
+
+
+def test_a_scheme_taken_from_one_target_leaves_the_others_alone(fresh: tuple[Path, Path]) -> None:
+    folder, store = fresh
+    text = (Path(__file__).parents[2] / "targets" / "android.toml").read_text()
+    schemes = next(line for line in text.splitlines() if line.startswith("schemes"))
+    (folder / "android.toml").write_text(text.replace(schemes, 'schemes = ["fp32"]'))
+    assert build(folder, store, "-t", "raspberry-pi-5", "-t", "android.toml") == ["student"]
 
 
 def test_a_changed_budget_judges_again_and_does_nothing_else(fresh: tuple[Path, Path]) -> None:
