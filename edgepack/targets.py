@@ -38,6 +38,8 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         accuracy_drop_points: top-1 lost against the student's fp32 run, in percentage points, at most.
         miou_drop_points: the same of mean IoU, for students whose evaluation set holds masks.
         agreement_drop_points: how many of the samples that the student is sure of may change class, where its classes stand in for labels.
+        latency_p90_ms: the upper end of p90's interval is below it, measured on a device that matches the target; None: no budget.
+        size_bytes: of the artifact. memory_peak_bytes: of the process that runs it on the device, runtime included.
     """
 
     fp32_below_student_db: float = 6.0
@@ -45,15 +47,35 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracy_drop_points: float = 0.5
     miou_drop_points: float = 1.0
     agreement_drop_points: float = 2.0
+    latency_p90_ms: float | None = None
+    size_bytes: int | None = None
+    memory_peak_bytes: int | None = None
 
     def __post_init__(self) -> None:
         # Nothing is ever above NaN or infinity: such a budget could not fail.
-        if not all(math.isfinite(limit) for limit in msgspec.structs.astuple(self)):
+        if not all(math.isfinite(limit) for limit in msgspec.structs.astuple(self) if limit is not None):
             raise ValueError("a budget must be a finite number")
 
     def drop_points(self, metric: str) -> float:
         """What may be lost of ``Accuracy.metric``."""
         return {"mIoU": self.miou_drop_points, "agreement": self.agreement_drop_points}.get(metric, self.accuracy_drop_points)
+
+
+class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The device a target stands for: by what it is recognized, and what it can do at most.
+
+    Attributes:
+        model: how the board's own name begins ("Raspberry Pi 5"); machine: as ``uname -m`` says it.
+        bytes_per_second: from memory to all cores. operations_per_second: of one core, by the numbers' type ("float32", "int8"); a
+            multiply and an add are two. cores: that a runtime can use. cache_bytes: all that can stay near the cores between queries.
+    """
+
+    model: str
+    machine: str
+    bytes_per_second: float
+    operations_per_second: dict[str, float]
+    cores: int
+    cache_bytes: int
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +90,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     minimum_os: str
     constraints: TargetConstraints = TargetConstraints()
     budgets: Budgets = Budgets()
+    hardware: Hardware | None = None
 
     @property
     def computes_in_half(self) -> bool:

@@ -100,6 +100,13 @@ class Metric(msgspec.Struct, frozen=True):
     student: float
 
 
+class CurvePoint(msgspec.Struct, frozen=True):
+    """A stretch of a sustained run: seconds since its start, the median of its queries in milliseconds."""
+
+    seconds: float
+    p50_ms: float
+
+
 class Latency(msgspec.Struct, frozen=True):
     """Time of one query, milliseconds, on the device the environment names.
 
@@ -107,7 +114,11 @@ class Latency(msgspec.Struct, frozen=True):
         ratio_to_fp32: p25 of this artifact over p25 of the target's fp32 artifact, interleaved in one run, moving-block bootstrap;
             None for the fp32 artifact itself.
         p50, p90, p99: None where there are too few samples for that quantile.
-        warnings: what a reader must know (drift, coarse timer, other load).
+        warnings: what a reader must know (drift, other load).
+        profile: how much was measured (``edgepack.latency.protocol.PROFILES``).
+        invalid: what spoiled the measurement, each with what to do; such a latency is shown and satisfies no budget.
+        curve: of a sustained run; empty otherwise.
+        floor_ms: predicted from the artifact's bytes and operations and the target's hardware; no query can be faster.
     """
 
     truth: Truth
@@ -122,6 +133,59 @@ class Latency(msgspec.Struct, frozen=True):
     histogram_edges_ms: tuple[float, ...] = ()
     histogram_counts: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    profile: str = ""
+    invalid: tuple[str, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+    floor_ms: float | None = None
+
+
+Verdict = Literal["regression", "improvement", "no difference", "inconclusive"]
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """An artifact against another one of the same target and scheme, interleaved in one run.
+
+    Attributes:
+        against: sha256 of the other artifact.
+        quantile: which was compared (0.25 on one thread, 0.10 on several).
+        ratio: this one's quantile over the other's; p90_ratio: the same at p90, without an interval, None where samples are too few.
+        margin: how much slower or faster counts: 0.03 is 3 %.
+        pairs: interleaved rounds behind it, all re-runs together.
+    """
+
+    against: str
+    quantile: float
+    ratio: Estimate
+    p90_ratio: float | None
+    margin: float
+    pairs: int
+    verdict: Verdict
+
+
+class Measurement(msgspec.Struct, frozen=True):
+    """One artifact on one device: what ``edgepack bench`` leaves in the pack, a file each (``edgepack.pack.measurements``).
+
+    Attributes:
+        created: UTC, ISO 8601. artifact: sha256 of what ran; one of another build says nothing of this pack's.
+        device: facts about it, in words; no host name, user or address. truth: of the whole measurement.
+        parity: outputs on the golden inputs, computed on the device, against the float64 run of the student.
+        failures: outputs that missed their floor there; then nothing is timed.
+        memory_peak_bytes: of the process that ran the golden inputs: interpreter, runtime and artifact together.
+    """
+
+    schema: int
+    edgepack: str
+    created: str
+    target: str
+    scheme: str
+    artifact: str
+    device: dict[str, str]
+    truth: Truth
+    parity: Parity
+    failures: tuple[str, ...] = ()
+    latency: Latency | None = None
+    memory_peak_bytes: int | None = None
+    comparison: Comparison | None = None
 
 
 class ArtifactRecord(msgspec.Struct, frozen=True):

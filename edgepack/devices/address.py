@@ -1,0 +1,54 @@
+"""How a person names a device: ``local``, ``qemu://pi5``, ``ssh://user@host:port``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from edgepack.errors import InputError
+
+EXAMPLES = "local, qemu://pi5, qemu://pi4 or ssh://user@host[:port]"
+# A host of ~/.ssh/config, a name or an address (IPv6 in brackets); none may begin with "-", which ssh would take for an option.
+_SSH = re.compile(
+    r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?/?"
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """One device. ``place`` is the part behind ``transport://``; ``user``, ``host`` and ``port`` are of ssh alone."""
+
+    transport: str
+    place: str = ""
+    user: str = ""
+    host: str = ""
+    port: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.transport}://{self.place}" if self.place else self.transport
+
+
+def parse(text: str) -> Address:
+    """An address as typed.
+
+    Raises:
+        InputError: it is none.
+    """
+    transport, found, place = text.partition("://")
+    if transport == "local" and not place:
+        return Address("local")
+    if transport == "qemu" and place in ("pi4", "pi5"):
+        return Address("qemu", place)
+    if transport == "ssh" and found:
+        return _ssh(place, text)
+    raise InputError(f"'{text}' is no device", f"use {EXAMPLES}")
+
+
+def _ssh(place: str, text: str) -> Address:
+    match = _SSH.fullmatch(place)
+    port = int(match["port"]) if match and match["port"] else None
+    if match is None or (port is not None and not 0 < port < 2**16):
+        raise InputError(
+            f"'{text}' is no ssh address", "write ssh://user@host or ssh://user@host:port; paths and options have no place in it"
+        )
+    return Address("ssh", place.rstrip("/"), match["user"] or "", match["host"].strip("[]"), port)
