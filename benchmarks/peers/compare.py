@@ -28,7 +28,7 @@ import numpy as np
 
 import edgepack
 from edgepack.latency import statistics
-from edgepack.latency.local import alone
+from edgepack.latency.timing import alone
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent

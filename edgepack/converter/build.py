@@ -17,8 +17,8 @@ from edgepack.converter.pipeline import Branch, BuildRequest, pipeline
 from edgepack.converter.process import Watcher
 from edgepack.converter.step import Limits
 from edgepack.converter.store import BuildRecord, opened, trim
-from edgepack.latency.local import measure
 from edgepack.latency.protocol import Profile
+from edgepack.latency.timing import measure
 from edgepack.pack.assemble import Assembler, wanted_of
 from edgepack.pack.files import replacing
 from edgepack.pack.manifest import Latency, Pack

@@ -102,7 +102,7 @@ def converse(command: list[str], runner: str, limits: Limits, progress: Callable
         preexec_fn=partial(limit_memory, limits.bytes),
     )
     said, complained = _collect(process, runner, limits, progress)
-    return _response(said, complained, process.returncode, runner)
+    return respond(said.decode(errors="replace"), complained.decode(errors="replace"), process.returncode, runner)
 
 
 def _collect(process: subprocess.Popen[bytes], runner: str, limits: Limits, progress: Callable[[int, int], None]) -> tuple[bytes, bytes]:
@@ -143,12 +143,13 @@ def _follow(stream: Any, complained: list[bytes], progress: Callable[[int, int],
             progress(done, total)
 
 
-def _response(said: bytes, complained: bytes, code: int, runner: str) -> Response:
+def respond(said: str, complained: str, code: int, runner: str) -> Response:
+    """What a runner answered, from both of its streams and its exit code; RunnerError when it is no answer or not ok."""
     lines = said.strip().splitlines()
     try:
-        response = msgspec.json.decode(lines[-1] if lines else b"", type=Response)
+        response = msgspec.json.decode(lines[-1] if lines else "", type=Response)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        words = (complained.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:_QUOTE]
+        words = (complained.strip().splitlines() or ["it said nothing"])[-1][:_QUOTE]
         raise RunnerError(
             f"the {runner} runner crashed ({ending(code)}): {words}", _hint(words, "the artifact aborts its runtime; report it")
         ) from error

@@ -20,15 +20,19 @@ class Transport(Protocol):
 
     Paths on the device are POSIX text, absolute as the device's own Python sees them. Every method raises TransportError when the
     connection fails, in one line with what to do.
-
-    Attributes:
-        emulated: whether results count and times do not.
-        site: folders of the device that Python must find packages in, before its own ("" for none).
     """
 
-    address: Address
-    emulated: bool
-    site: Sequence[str]
+    @property
+    def address(self) -> Address:
+        """As the user named it."""
+
+    @property
+    def emulated(self) -> bool:
+        """Whether results count and times do not."""
+
+    @property
+    def site(self) -> Sequence[str]:
+        """Folders of the device that Python must find packages in, before its own; may be empty."""
 
     def python(self, code: str) -> subprocess.Popen[bytes]:
         """Start ``python3 -c code`` on the device, in the user's home, with three pipes. ``code`` may hold any character."""

@@ -19,8 +19,8 @@ from edgepack.devices.runner_process import Request, Response, artifact_feed, hu
 from edgepack.errors import EdgepackError, one_line
 from edgepack.hub.external import refuse_any_file
 from edgepack.inspection.flatbuffer import keeps_weights_elsewhere
-from edgepack.latency.local import measure
 from edgepack.latency.protocol import profile
+from edgepack.latency.timing import measure
 from edgepack.pack.digest import intact
 from edgepack.pack.files import MANIFEST, PackError
 from edgepack.pack.manifest import ArtifactRecord, Latency, Pack

@@ -1,71 +1,104 @@
-"""Machine facts: this machine's, a Raspberry Pi's files, and a machine that tells nothing."""
+"""What spoils a measurement is found and named with what to do; what does not is left alone."""
 
-import os
-import platform
-import socket
-from pathlib import Path
+from __future__ import annotations
 
-import psutil
+from typing import Any
+
 import pytest
 
-from edgepack.latency.environment import changes, record
+from edgepack.latency.environment import changes, remarks, spoiled, words
+
+PI = {
+    "board": "Raspberry Pi 5 Model B Rev 1.0",
+    "machine": "aarch64",
+    "cores": 4,
+    "usable_cores": 4,
+    "memory_kib": 8257540,
+    "page_bytes": 16384,
+}
+CALM: dict[str, Any] = {
+    "wall_s": 1000.0,
+    "monotonic_s": 10.0,
+    "boot_s": 10.0,
+    "governors": ["ondemand"],
+    "frequencies_khz": [2400000, 2400000],
+    "highest_khz": 2400000,
+    "temperature_c": 52.3,
+    "throttled": 0,
+    "swapped_pages": 7,
+    "swap_total_kib": 204800,
+    "swap_free_kib": 102400,
+    "load": 0.5,
+    "stolen_ticks": 0,
+}
 
 
-def _write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
+def at(second: float, **changed: Any) -> dict[str, Any]:
+    """The device ``second`` seconds later."""
+    clocks = {name: CALM[name] + second for name in ("wall_s", "monotonic_s", "boot_s")}
+    return {**CALM, **clocks, **changed}
 
 
-@pytest.fixture
-def raspberry_pi(tmp_path: Path) -> Path:
-    return _write(
-        tmp_path,
-        {
-            "sys/firmware/devicetree/base/model": "Raspberry Pi 5 Model B Rev 1.0\0",
-            "proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n\nprocessor\t: 1\nCPU part\t: 0xd0b\n",
-            "proc/meminfo": "MemTotal:   8257540 kB\nMemAvailable: 4128770 kB\nSwapTotal:   204800 kB\nSwapFree:   102400 kB\n",
-            "proc/loadavg": "0.52 0.58 0.59 1/257 12345\n",
-            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "ondemand\n",
-            "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1500000\n",
-            "sys/devices/system/cpu/cpu1/cpufreq/scaling_governor": "performance\n",
-            "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "2400000\n",
-            "sys/class/thermal/thermal_zone0/temp": "61234\n",
-            "sys/fs/cgroup/cpu.max": "150000 100000\n",
-        },
-    )
+def found(*states: dict[str, Any], facts: dict[str, Any] = PI) -> tuple[str, ...]:
+    return spoiled(facts, states)
 
 
-def test_a_raspberry_pi_is_described_from_its_files(raspberry_pi: Path) -> None:
-    found = record(raspberry_pi)
-    assert found["board"] == "Raspberry Pi 5 Model B Rev 1.0"
-    assert found["processor"] == "Arm implementer 0x41 part 0xd0b"
-    assert found["governor"] == "ondemand, performance"
-    assert found["frequency"] == "1500 to 2400 MHz"
-    assert found["temperature"] == "61 °C"
-    assert found["memory"] == "7.9 GiB"
-    assert found["swap"] == "0.1 of 0.2 GiB used"
-    assert found["load average"] == "0.52 0.58 0.59"
-    assert found["cores"].endswith("quota 1.5")
+def test_a_run_that_nothing_disturbed_is_spoiled_by_nothing() -> None:
+    states = [at(0, frequencies_khz=[1500000]), at(1), at(2), at(3, frequencies_khz=[1500000])]
+    assert spoiled(PI, states) == () and remarks(PI, states) == ()
 
 
-def test_a_machine_that_tells_nothing_still_has_a_record(tmp_path: Path) -> None:
-    found = record(tmp_path)
-    assert {"kernel", "python", "cores"} <= set(found)
-    assert all(found.values())
-    assert "governor" not in found
+@pytest.mark.parametrize(
+    ("bit", "words_of_it"),
+    [(0, "under-voltage"), (1, "the frequency was capped"), (2, "it was throttled"), (3, "the soft temperature limit")],
+)
+def test_throttling_seen_in_one_look_spoils_the_run(bit: int, words_of_it: str) -> None:
+    (line,) = found(at(0), at(1, throttled=1 << bit), at(2))
+    assert line.startswith(words_of_it) and " -> " in line
 
 
-def test_this_machine_agrees_with_psutil_and_names_no_host() -> None:
-    found = record()
-    assert found["python"] == platform.python_version()
-    if "memory" in found:
-        assert float(found["memory"].split()[0]) == pytest.approx(psutil.virtual_memory().total / 2**30, abs=0.1)
-    assert f"of {os.cpu_count()}" in found["cores"]
-    assert socket.gethostname() not in found.values()
+def test_throttling_between_two_looks_is_known_from_the_firmwares_memory() -> None:
+    (line,) = found(at(0), at(1), at(2, throttled=1 << 18))
+    assert line.startswith("it was throttled")
 
 
-def test_changes_say_what_moved_during_a_run() -> None:
-    before, after = {"governor": "ondemand", "temperature": "50 °C", "swap": "none"}, {"governor": "ondemand", "temperature": "71 °C"}
-    assert changes(before, after) == {"temperature": "50 °C -> 71 °C"}
+def test_throttling_before_the_run_spoils_nothing() -> None:
+    assert found(at(0, throttled=0x50000), at(1, throttled=0x50000), at(2, throttled=0x50000)) == ()
+
+
+def test_a_processor_below_its_frequency_is_named_with_its_governor_and_the_command() -> None:
+    (line,) = found(at(0), at(1, frequencies_khz=[1500000, 1500000], governors=["powersave"]), at(2))
+    assert "1500 of 2400 MHz" in line and "echo performance" in line
+
+
+def test_a_boost_that_x86_does_not_hold_spoils_nothing() -> None:
+    assert found(at(0), at(1, frequencies_khz=[1500000]), at(2), facts={**PI, "machine": "x86_64"}) == ()
+
+
+def test_swapping_and_sleep_spoil_a_run() -> None:
+    swapped, slept = found(at(0), at(1), at(2, swapped_pages=9, boot_s=CALM["boot_s"] + 62))
+    assert swapped.startswith("the device swapped 2 pages") and slept.startswith("the device slept for 60.0 s")
+
+
+def test_a_clock_that_is_set_spoils_nothing_and_is_told() -> None:
+    states = [at(0), at(1), at(2, wall_s=CALM["wall_s"] - 3600)]
+    assert spoiled(PI, states) == ()
+    (line,) = remarks(PI, states)
+    assert "set by -3602.0 s" in line
+
+
+def test_heat_and_a_busy_host_of_a_virtual_machine_are_told() -> None:
+    hot, stolen = remarks(PI, [at(0), at(1, temperature_c=83.0), at(2, stolen_ticks=20)])
+    assert "83 °C" in hot and "10 %" in stolen
+
+
+def test_facts_that_cannot_be_read_are_left_out_and_spoil_nothing() -> None:
+    bare = {"wall_s": 1.0, "monotonic_s": 1.0, "boot_s": None, "throttled": None, "frequencies_khz": []}
+    assert words({}, bare) == {} and spoiled({}, [bare, bare]) == () and remarks({}, [bare, bare]) == ()
+
+
+def test_words_say_what_a_person_reads() -> None:
+    said = words(PI, CALM)
+    assert said["cores"] == "4 of 4" and said["memory"] == "7.9 GiB" and said["page size"] == "16 KiB"
+    assert said["swap"] == "0.1 of 0.2 GiB used" and said["temperature"] == "52 °C" and said["throttling"] == "0x0"
+    assert changes(PI, [at(0), at(1, temperature_c=71.0)]) == {"temperature": "52 °C -> 71 °C"}

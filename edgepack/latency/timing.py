@@ -1,0 +1,121 @@
+"""Latency on any device: artifacts of one runtime in one interleaved run, nothing beside it, and what the device was like meanwhile."""
+
+from __future__ import annotations
+
+import fcntl
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from edgepack.arrays import Arrays
+from edgepack.backends.artifact import ArtifactDescription
+from edgepack.converter.step import Limits
+from edgepack.devices.local import Local
+from edgepack.devices.runner_process import Request, artifact_feed
+from edgepack.devices.session import Outcome, Session, opened
+from edgepack.latency import environment
+from edgepack.latency.protocol import Profile, summarize
+from edgepack.pack.manifest import Latency, Truth
+from edgepack.runner.supervisor import LOCK
+
+# The label every ratio is against.
+_BASELINE = "fp32"
+# A build waits for another one's timing; two minutes of it are a profile of many artifacts.
+_WAIT_SECONDS = 3600.0
+
+Artifacts = Mapping[str, tuple[Path, ArtifactDescription]]
+
+
+def measure(
+    artifacts: Artifacts,
+    golden: Arrays,
+    profile: Profile,
+    limits: Limits,
+    threads: int = 1,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Latency]:
+    """Time artifacts of one runtime against each other on this machine, truth kind ``host``; waits while another edgepack is timing.
+
+    Args:
+        artifacts: scheme -> (file, description); they share a runner and their inputs.
+        golden: stacked samples in the student's terms; the first is what every query computes.
+        threads: of the runtime, >= 1.
+
+    Raises:
+        RunnerError: the runner failed.
+    """
+    told = partial(_only_timing, progress)
+    with opened(Local(), exclusive=True, wait=_WAIT_SECONDS, progress=told) as session:
+        outcome = time_artifacts(session, artifacts, golden, profile, limits, threads)
+    return latencies(session, outcome, artifacts, profile, "host")
+
+
+def _only_timing(progress: Callable[[int, int], None], what: str, done: int, total: int) -> None:
+    if what == "time":
+        progress(done, total)
+
+
+def time_artifacts(
+    session: Session, artifacts: Artifacts, golden: Arrays, profile: Profile, limits: Limits, threads: int, pairs: int | None = None
+) -> Outcome:
+    """The samples of one interleaved run on a session's device.
+
+    Args:
+        pairs: the fewest rounds; None for the profile's.
+
+    Raises:
+        RunnerError, TransportError: as ``Session.run``.
+    """
+    described = next(iter(artifacts.values()))[1]
+    feed = artifact_feed({name: array[:1] for name, array in golden.items()}, described.inputs)
+    request = Request("time", {}, "", "", threads, profile.warm_up, pairs or profile.pairs, profile.seconds)
+    allowed = Limits(limits.seconds + profile.seconds, limits.bytes)
+    return session.run(described.runner, request, {label: path for label, (path, _) in artifacts.items()}, feed, allowed)
+
+
+def latencies(session: Session, outcome: Outcome, artifacts: Artifacts, profile: Profile, truth: Truth) -> dict[str, Latency]:
+    """What an interleaved run says of each artifact, ratios against "fp32" where that is one of them."""
+    baseline = _BASELINE if _BASELINE in artifacts else None
+    return {label: latency(session, outcome, label, None if label == baseline else baseline, profile, truth) for label in artifacts}
+
+
+def latency(session: Session, outcome: Outcome, label: str, baseline: str | None, profile: Profile, truth: Truth) -> Latency:
+    """One artifact's record: its times, and what the device did to them."""
+    states = outcome.ending.states
+    facts = {**environment.words(session.facts, states[0]), "runtime": f"{outcome.response.runtime} {outcome.response.version}"}
+    found = summarize(
+        outcome.arrays,
+        msgspec.to_builtins(outcome.response),
+        label=label,
+        baseline=baseline,
+        truth=truth,
+        environment=facts,
+    )
+    return msgspec.structs.replace(
+        found,
+        profile=profile.name,
+        invalid=(*found.invalid, *environment.spoiled(session.facts, states)),
+        warnings=(*found.warnings, *environment.remarks(session.facts, states)),
+    )
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Waits until no other edgepack on this machine, of any user, is timing, and keeps others waiting."""
+    with _lock_file(Path(tempfile.gettempdir()) / LOCK) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _lock_file(path: Path) -> IO[str]:
+    """Opened for reading, which is enough to lock and which a file of another user allows; made when it is not there."""
+    try:
+        return path.open()
+    except FileNotFoundError:
+        path.touch(mode=0o644)
+        return path.open()
