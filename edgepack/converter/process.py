@@ -157,6 +157,9 @@ _FIXED = {
 }
 
 
+_CANNOT_START = "see whether this Python may run programs, and whether processes or memory ran out"
+
+
 def _work(step: Step, inputs: Mapping[str, Path], place: Place, watcher: Watcher, processes: Processes) -> tuple[int, dict[str, Any]]:
     """The exit code and the final message of a worker."""
     read, write = os.pipe()
@@ -172,15 +175,18 @@ def _work(step: Step, inputs: Mapping[str, Path], place: Place, watcher: Watcher
 
         def start() -> subprocess.Popen[bytes]:
             # -P: a file of the user's that is called onnx.py must not be taken for the library.
-            return subprocess.Popen(
-                [sys.executable, "-P", "-m", "edgepack.converter.worker"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=[write],
-                start_new_session=True,
-                env={**os.environ, **_FIXED, "TMPDIR": str(place.scratch.resolve())},
-            )
+            try:
+                return subprocess.Popen(
+                    [sys.executable, "-P", "-m", "edgepack.converter.worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[write],
+                    start_new_session=True,
+                    env={**os.environ, **_FIXED, "TMPDIR": str(place.scratch.resolve())},
+                )
+            except OSError as error:
+                raise StepFailedError(step.name, f"it cannot be started ({error.strerror})", _CANNOT_START) from error
 
         try:
             held = contextlib.ExitStack()

@@ -222,3 +222,9 @@ def test_a_file_in_the_working_folder_is_not_taken_for_a_library(tmp_path: Path,
     temporary, library, telemetry = (tmp_path / "work" / "out" / "where.txt").read_text().split()
     assert Path(temporary) == tmp_path / "work" / "tmp" and not list(Path(temporary).iterdir())
     assert not Path(library).is_relative_to(tmp_path) and telemetry == "1"
+
+
+def test_a_worker_that_cannot_be_started_is_not_blamed_on_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no such python"))
+    error = failing("succeeds", tmp_path)
+    assert error.cause.startswith("it cannot be started") and error.exit_code == 3
