@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgepack.api import build as build
+    from edgepack.api import gate as gate
     from edgepack.api import load_pack as load_pack
     from edgepack.calibration.manifest import CalibrationSet as CalibrationSet
     from edgepack.errors import EdgepackError as EdgepackError
@@ -25,6 +26,7 @@ _HOMES = {
     "CalibrationSet": "edgepack.calibration.manifest",
     "Target": "edgepack.targets",
     "build": "edgepack.api",
+    "gate": "edgepack.api",
     "load_pack": "edgepack.api",
     "EdgepackError": "edgepack.errors",
     "ImagePreprocessing": "edgepack.student.spec",
@@ -41,6 +43,7 @@ __all__ = [
     "TensorSpec",
     "__version__",
     "build",
+    "gate",
     "load_pack",
     "load_student",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgepack.calibration.manifest import CalibrationSet, find_manifest
@@ -14,9 +14,12 @@ from edgepack.converter.process import Watcher
 from edgepack.converter.step import Limits, Step
 from edgepack.converter.store import default_place, opened
 from edgepack.errors import InputError
+from edgepack.latency.gate import Checks, checks
 from edgepack.latency.protocol import profile
 from edgepack.pack.files import load_pack as load_pack
 from edgepack.pack.manifest import Pack
+from edgepack.pack.measurements import held
+from edgepack.pack.run import chosen
 from edgepack.quantize.scheme import Scheme
 from edgepack.student.load import is_known_to_hold_codes
 from edgepack.targets import Target, load_target
@@ -170,6 +173,30 @@ def plan(
     with opened(held) as open_store:
         before = open_store.last_build(build_name(request.student, Path(out)))
         return forecast(pipeline(request).plan, open_store, before, watcher or Silent(), Manner(jobs))
+
+
+def gate(
+    pack: Path | str, budgets: Mapping[str, float] | None = None, *, targets: Sequence[str] = (), schemes: Sequence[str] = ()
+) -> Checks:
+    """Whether a pack, with what was measured of it, keeps its budgets.
+
+    Args:
+        pack: its folder.
+        budgets: in place of its targets' own: "latency_p90_ms", "size_bytes", "memory_peak_bytes", "accuracy_drop_points", ...; with
+            "raspberry-pi-5:" before the name for one target alone.
+        targets, schemes: which artifacts; all when none is named.
+
+    Returns:
+        A check for each budget of each artifact; ``.demand()`` raises GateError at the first that fails.
+
+    Raises:
+        EdgepackError: it is no pack, a measurement in it is damaged, or a budget is none.
+    """
+    folder = Path(pack)
+    manifest = load_pack(folder)
+    asked = {(artifact.target, artifact.scheme) for artifact in chosen(manifest, targets, schemes)}
+    found = checks(manifest, held(folder, manifest), budgets)
+    return Checks(check for check in found if (check.target, check.scheme) in asked)
 
 
 def _place(store: Path | str | None) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
 from edgepack.data import data_folder
 from edgepack.errors import InputError
@@ -20,7 +21,7 @@ class TargetError(InputError):
 
 # A target's name is a folder in the pack, beside the pack's own.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_TAKEN = ("golden", "hub", "pack.json", "report.html")
+_TAKEN = ("golden", "hub", "measurements", "pack.json", "report.html")
 
 
 class TargetConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +54,7 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         # Nothing is ever above NaN or infinity: such a budget could not fail.
-        if not all(math.isfinite(limit) for limit in msgspec.structs.astuple(self) if limit is not None):
+        if not all(math.isfinite(limit) for limit in structs.astuple(self) if limit is not None):
             raise ValueError("a budget must be a finite number")
 
     def drop_points(self, metric: str) -> float:
@@ -64,6 +65,8 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The device a target stands for: by what it is recognized, and what it can do at most.
 
+    Upper limits: ``edgepack.latency.roofline`` says from them what no query can beat, and says nothing where one is None.
+
     Attributes:
         model: how the board's own name begins ("Raspberry Pi 5"); machine: as ``uname -m`` says it.
         bytes_per_second: from memory to all cores. operations_per_second: of one core, by the numbers' type ("float32", "int8"); a
@@ -72,10 +75,17 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model: str
     machine: str
-    bytes_per_second: float
-    operations_per_second: dict[str, float]
-    cores: int
-    cache_bytes: int
+    bytes_per_second: float | None = None
+    operations_per_second: dict[str, float] = {}
+    cores: int | None = None
+    cache_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.model.strip() or not self.machine.strip():
+            raise ValueError("hardware without a model and a machine is no device")
+        rates = (self.bytes_per_second, self.cores, *self.operations_per_second.values())
+        if not all(math.isfinite(rate) and rate > 0 for rate in rates if rate is not None) or (self.cache_bytes or 0) < 0:
+            raise ValueError("what hardware can do is a finite number above 0")
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +106,11 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def computes_in_half(self) -> bool:
         """Whether the target computes every scheme but fp32 in fp16, scales included."""
         return self.constraints.scale_dtype == "float16"
+
+    def judged(self, scheme: str) -> Target:
+        """What the verdict of one scheme depends on: not what else the target carries, nor what ``edgepack gate`` alone holds it to."""
+        only_gated = {"latency_p90_ms": None, "size_bytes": None, "memory_peak_bytes": None}
+        return structs.replace(self, schemes=(scheme,), hardware=None, budgets=structs.replace(self.budgets, **only_gated))
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name in _TAKEN:

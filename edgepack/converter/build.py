@@ -22,6 +22,7 @@ from edgepack.latency.timing import measure
 from edgepack.pack.assemble import Assembler, wanted_of
 from edgepack.pack.files import replacing
 from edgepack.pack.manifest import Latency, Pack
+from edgepack.pack.measurements import carry
 from edgepack.pack.report import render
 from edgepack.runner.bundle import PORTABLE
 
@@ -49,7 +50,8 @@ def build_pack(request: BuildRequest, out: Path, timing: Timing, watcher: Watche
     """Build, verify, time and pack.
 
     Args:
-        out: the pack's folder; replaced whole when it is a pack already, refused when it is anything else.
+        out: the pack's folder; replaced whole when it is a pack already, but for measurements of artifacts that stay the same, byte
+            for byte; refused when it is anything else.
         watcher: told of steps; ``tell`` of timing, as (what, done, total).
 
     Returns:
@@ -58,7 +60,7 @@ def build_pack(request: BuildRequest, out: Path, timing: Timing, watcher: Watche
     Raises:
         EdgepackError: a step refused or crashed; nothing is left at ``out``, and what was finished stays in the store.
     """
-    with replacing(out) as pack, opened(keeping.store) as store:
+    with replacing(out, carry) as pack, opened(keeping.store) as store:
         if not store.is_writable:
             keeping.warn(f"the store {store.root} cannot be written: what it holds is used, and new results are not kept")
         steps = pipeline(request)

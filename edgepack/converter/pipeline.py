@@ -306,8 +306,7 @@ def _half(computes: bool, request: BuildRequest, hub: Step, samples: Step) -> St
 
 def _branch(request: BuildRequest, target: Target, model: _Model, given: _Sources) -> Branch:
     scheme, samples, reference = model.scheme, given.samples, given.reference
-    # What else a target carries is no matter of this scheme's.
-    goal = msgspec.to_builtins(msgspec.structs.replace(target, schemes=(scheme,)))
+    goal = msgspec.to_builtins(target.judged(scheme))
     name, limits = f"{target.name} {scheme}", request.limits
     sources = {"model": model.hub["model.onnx"], "student": given.described, "example": given.example}
     write = write_step(name, target, scheme, request.image_inputs, sources, limits)

@@ -15,6 +15,7 @@ from edgepack.backends.artifact import Finding
 from edgepack.errors import one_line
 from edgepack.inspection.facts import FileFacts, InspectionError, OperatorCount, Port
 from edgepack.inspection.graph import Call, Constant, Graph, Scales, fused, largest, quantization, weights_by_dtype
+from edgepack.inspection.macs import products, stored_tensors_of
 
 if TYPE_CHECKING:
     import onnx
@@ -128,10 +129,7 @@ class _Reader:
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
         self._model, self._folder = model, folder
         self._graph = model.graph
-        self._stored = {held.name: held for held in (*self._graph.initializer, *_constant_nodes(self._graph))}
-        typed = (*self._graph.value_info, *self._graph.input, *self._graph.output)
-        self._shapes: dict[str, tuple[int, ...] | None] = {value.name: _sizes(value) for value in typed}
-        self._shapes |= {name: tuple(held.dims) for name, held in self._stored.items()}
+        self._stored = {held.name: held for held in stored_tensors_of(self._graph)}
         self.properties: dict[str, str] = {entry.key: entry.value for entry in model.metadata_props}
         self._files = {_location(held) for held in self._stored.values() if _location(held)}
         self.external_bytes = sum((folder / name).stat().st_size for name in self._files if (folder / name).is_file())
@@ -220,47 +218,8 @@ class _Reader:
 
     def macs(self) -> tuple[int, tuple[str, ...]]:
         """Multiply-accumulates, and operators whose sizes are not known."""
-        total, unknown = 0, []
-        for node in self._graph.node:
-            if node.op_type in _MACS:
-                found = self._macs(node)
-                total += found or 0
-                unknown += [] if found is not None else [f"{node.op_type} '{node.name or node.output[0]}'"]
-        return total, tuple(unknown)
-
-    def _macs(self, node: onnx.NodeProto) -> int | None:
-        data, weight, out = (self._shape(name) for name in (node.input[0], node.input[_MACS[node.op_type]], node.output[0]))
-        if data is None or weight is None or out is None:
-            return None
-        given = {attribute.name: attribute for attribute in node.attribute}
-        if node.op_type == "ConvTranspose":
-            return math.prod(data) * math.prod(weight[1:])
-        if "Conv" in node.op_type:
-            return math.prod(out) * math.prod(weight[1:])
-        if node.op_type == "Gemm":
-            return math.prod(out) * data[0 if "transA" in given and given["transA"].i else -1]
-        if node.op_type == "MatMulNBits":
-            return math.prod(out) * int(given["K"].i)
-        return math.prod(out) * (data[-1] if data else 1)
-
-    def _shape(self, name: str) -> tuple[int, ...] | None:
-        return self._shapes.get(name)
-
-
-# Where these operators keep their weights.
-_MACS = {
-    "Conv": 1,
-    "ConvTranspose": 1,
-    "Gemm": 1,
-    "MatMul": 1,
-    "MatMulNBits": 1,
-    "QLinearConv": 3,
-    "QLinearMatMul": 3,
-    "ConvInteger": 1,
-    "MatMulInteger": 1,
-    "FusedConv": 1,
-    "FusedMatMul": 1,
-}
+        found = list(products(self._model))
+        return sum(held.macs or 0 for held in found), tuple(held.name for held in found if held.macs is None)
 
 
 _BYTE = 8
@@ -286,23 +245,3 @@ def _bits(dtype: str) -> int:
 def _location(held: onnx.TensorProto) -> str:
     """The file an external tensor lies in, "" for one inside the model."""
     return next((entry.value for entry in held.external_data if entry.key == "location"), "")
-
-
-def _constant_nodes(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    import onnx
-
-    for node in graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                held = onnx.TensorProto()
-                held.CopyFrom(attribute.t)
-                held.name = node.output[0]
-                yield held
-
-
-def _sizes(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
-    """Sizes with 1 for a symbolic one; None when even the rank is unknown."""
-    held = value.type.tensor_type
-    if not held.HasField("shape"):
-        return None
-    return tuple(dim.dim_value if dim.HasField("dim_value") else 1 for dim in held.shape.dim)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from edgepack.backends.artifact import Binding
-from edgepack.pack.manifest import Accuracy, ArtifactRecord, FileRecord, Latency, Pack
+from edgepack.pack.manifest import Accuracy, ArtifactRecord, Estimate, FileRecord, Latency, Measurement, Pack
 from edgepack.student.spec import ImagePreprocessing, TensorSpec
 
 _RUNNERS = frozenset({"ort", "litert", "mil"})
@@ -29,6 +29,25 @@ def contradictions(pack: Pack) -> Iterator[str]:
         yield from _file(record)
     for artifact in pack.artifacts:
         yield from _artifact(artifact, pack)
+
+
+def contradictions_of_measurement(measurement: Measurement) -> Iterator[str]:
+    """The same of one measurement."""
+    if not measurement.parity.outputs:
+        yield "it was compared in no output"
+    if (measurement.memory_peak_bytes or 0) < 0:
+        yield "its memory is negative"
+    latency = measurement.latency
+    if latency is None:
+        return
+    yield from _latency(latency, "its latency")
+    for estimate in (latency.p50, latency.p90, latency.p99):
+        if estimate is not None and not _is_time(estimate):
+            yield "its latency has an interval that does not hold its value"
+
+
+def _is_time(held: Estimate) -> bool:
+    return 0 <= held.low <= held.value <= held.high
 
 
 def _tensors(specs: Sequence[TensorSpec], kind: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -76,8 +76,11 @@ def inside(folder: Path, name: str) -> Path:
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path, carry: Callable[[Path, Path], None] = lambda old, new: None) -> Iterator[Path]:
     """A fresh folder that becomes ``folder`` when the block succeeds, and vanishes when it does not.
+
+    Args:
+        carry: called with the older pack, where there is one, and the fresh folder, when nothing can come between the two any more.
 
     Raises:
         PackError: the place is not writable, holds something that is not a pack, is full, or fails.
@@ -87,7 +90,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         try:
             yield scratch
             scratch.chmod(0o777 & ~_umask())
-            _swap(scratch, place)
+            _swap(scratch, place, carry)
         except OSError as error:
             if error.errno in _FULL or is_out_of_space(str(error)):
                 cause = f"no room to write {folder} ({error.strerror or 'No space left on device'})"
@@ -136,7 +139,7 @@ def _is_pack(place: Path) -> bool:
 def _scratch(place: Path) -> Iterator[Path]:
     """A folder beside the pack, locked for as long as somebody works in it: what nobody holds, a killed build has left."""
     try:
-        with _locked(place.parent):
+        with locked(place.parent):
             _clear_left(place)
             scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}.new-", dir=place.parent))
             descriptor = os.open(scratch, os.O_RDONLY)
@@ -182,12 +185,14 @@ def _is_free(descriptor: int) -> bool:
     return True
 
 
-def _swap(scratch: Path, place: Path) -> None:
+def _swap(scratch: Path, place: Path, carry: Callable[[Path, Path], None]) -> None:
     """One exchange where the system has it, else two renames; the old pack is deleted only when the new one is in place."""
     old = scratch.with_name(scratch.name + ".old")
-    with _locked(place.parent):
+    with locked(place.parent):
         # Again: much may have happened while the pack was built.
         _refuse_unusable(place, place)
+        if place.exists():
+            carry(place, scratch)
         if place.exists() and _exchange(scratch, place):
             return
         try:
@@ -215,8 +220,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds a folder against other builds that swap a pack in it; the lock is on the folder itself and leaves no file."""
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder against others that swap a pack in it, or write into one; the lock is on the folder itself and leaves no file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         # A file system without locks: two builds into one place at one moment are then not kept apart.

@@ -1,0 +1,276 @@
+"""Whether a pack keeps its budgets, from what it records and what was measured of it. Pure: no files, no clocks.
+
+Only a number of truth "measured" can hold a budget of time or memory, and only where the device is the target's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from edgepack.errors import GateError, InputError
+from edgepack.latency.roofline import beaten
+from edgepack.pack.manifest import ArtifactRecord, Estimate, Latency, Measurement, Pack
+from edgepack.targets import Budgets, Hardware, Target
+from edgepack.verify.judge import judge_accuracy, judge_parity
+
+Name = Literal["latency p90", "size", "memory", "accuracy", "parity"]
+Status = Literal["pass", "fail", "not measured", "invalid", "no budget"]
+
+# Fields of ``targets.Budgets`` that can be given beside a pack's own. The others set floors while a pack is built.
+BUDGETS = ("latency_p90_ms", "size_bytes", "memory_peak_bytes", "accuracy_drop_points", "miou_drop_points", "agreement_drop_points")
+# What devices say of themselves when they are none.
+_EMULATED = "(emulated)"
+_BENCH = "edgepack bench"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One budget of one artifact; ``words`` gives the figures, or why there are none."""
+
+    target: str
+    scheme: str
+    name: Name
+    status: Status
+    words: str
+
+    @property
+    def subject(self) -> str:
+        """As every list names the artifact."""
+        return f"{self.target} {self.scheme}"
+
+    def fails(self, require_measured: bool) -> bool:
+        """Whether a release must stop here."""
+        return self.status in ("fail", "invalid") or (require_measured and self.status == "not measured")
+
+
+class Checks(tuple[Check, ...]):
+    """Every check of a pack, artifact by artifact."""
+
+    __slots__ = ()
+
+    def failing(self, require_measured: bool = False) -> list[Check]:
+        """Those that fail or are invalid, and with ``require_measured`` those without a measurement."""
+        return [check for check in self if check.fails(require_measured)]
+
+    def demand(self, require_measured: bool = False) -> None:
+        """GateError (exit code 1) that names the first failing check."""
+        failing = self.failing(require_measured)
+        if not failing:
+            return
+        first = failing[0]
+        more = f" (and {len(failing) - 1} more)" if len(failing) > 1 else ""
+        raise GateError(f"{first.subject}: {first.name}: {first.status}: {first.words}{more}", _NEXT[first.status])
+
+
+_NEXT: Mapping[Status, str] = {
+    "fail": "ship another artifact, or change the budget",
+    "invalid": f"see what spoiled the measurement and take it again with {_BENCH}",
+    "not measured": f"measure on the target's own device with {_BENCH}",
+}
+
+
+def matches(hardware: Hardware | None, device: Mapping[str, str]) -> bool:
+    """Whether a device is the one that a target stands for, by what it says of itself (``edgepack.latency.environment.record``).
+
+    An emulated board never is, nor any device for a target that names none. The model must end where a word does: a Raspberry Pi 500 is
+    no Raspberry Pi 5.
+    """
+    board = device.get("board", "")
+    if hardware is None or _EMULATED in board or device.get("architecture") != hardware.machine:
+        return False
+    return f"{board} ".startswith(f"{hardware.model} ")
+
+
+def checks(pack: Pack, measurements: Sequence[Measurement], budgets: Mapping[str, float] | None = None) -> Checks:
+    """Every budget of every artifact.
+
+    Args:
+        measurements: of this pack, newest first (``edgepack.pack.measurements.held``).
+        budgets: in place of the pack's own, by name ("latency_p90_ms"), or for one target alone ("raspberry-pi-5:latency_p90_ms").
+
+    Raises:
+        InputError: a budget of no such name, of no such target, or that is no finite number.
+    """
+    asked = dict(budgets or {})
+    for key, limit in asked.items():
+        _refuse_unknown(key, limit, pack)
+    found = (_Case.of(artifact, pack, measurements, asked) for artifact in pack.artifacts)
+    return Checks(check for case in found for check in _checks(case))
+
+
+def _refuse_unknown(key: str, limit: float, pack: Pack) -> None:
+    target, _, name = key.rpartition(":")
+    if name not in BUDGETS:
+        raise InputError(f"'{name}' is no budget that can be given here", f"use {', '.join(BUDGETS)}")
+    if target and target not in {artifact.target for artifact in pack.artifacts}:
+        held = ", ".join(dict.fromkeys(artifact.target for artifact in pack.artifacts))
+        raise InputError(f"the pack has no target '{target}'", f"it has {held or 'none'}")
+    if not math.isfinite(limit):
+        raise InputError(f"budget {name} is {limit}", "give a finite number")
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One artifact with all that is known of it.
+
+    Attributes:
+        target: as the pack holds it; None in a pack that says nothing of it. own: its budgets when it was built; budgets: those of now.
+        measurements: of this artifact on this target, newest first; measured: those of them on the target's own device.
+    """
+
+    artifact: ArtifactRecord
+    target: Target | None
+    own: Budgets
+    budgets: Budgets
+    measurements: tuple[Measurement, ...]
+    measured: tuple[Measurement, ...]
+
+    @classmethod
+    def of(cls, artifact: ArtifactRecord, pack: Pack, measurements: Sequence[Measurement], asked: Mapping[str, float]) -> _Case:
+        """What of a pack and its measurements is about this artifact."""
+        target = next((held for held in pack.targets if held.name == artifact.target), None)
+        own = target.budgets if target else Budgets()
+        # Two targets may have one artifact, byte for byte, and two devices.
+        about = (artifact.target, artifact.scheme, artifact.file.sha256)
+        held = tuple(each for each in measurements if (each.target, each.scheme, each.artifact) == about)
+        hardware = target.hardware if target else None
+        measured = tuple(each for each in held if each.truth == "measured" and matches(hardware, each.device))
+        return cls(artifact, target, own, _with(own, artifact.target, asked), held, measured)
+
+
+def _with(budgets: Budgets, target: str, asked: Mapping[str, float]) -> Budgets:
+    """Budgets with those asked for in their place; one for this target alone wins."""
+    general = {key: limit for key, limit in asked.items() if ":" not in key}
+    special = {key.rpartition(":")[2]: limit for key, limit in asked.items() if key.rpartition(":")[0] == target}
+    changed = {name: int(limit) if name.endswith("_bytes") else limit for name, limit in {**general, **special}.items()}
+    return msgspec.structs.replace(budgets, **changed)
+
+
+def _checks(case: _Case) -> Iterator[Check]:
+    for name, look in _LOOKS.items():
+        status, words = look(case)
+        yield Check(case.artifact.target, case.artifact.scheme, name, status, words)
+
+
+def _latency(case: _Case) -> tuple[Status, str]:
+    budget, latency = case.budgets.latency_p90_ms, _newest_with_p90(case)
+    if latency is None or latency.p90 is None:
+        return ("no budget" if budget is None else "not measured"), _why_no_p90(case)
+    spoiled = beaten(latency) or next(iter(latency.invalid), "")
+    if budget is None:
+        return "no budget", spoiled or _p90_words(latency.p90)
+    if spoiled:
+        return "invalid", spoiled
+    status: Status = "pass" if latency.p90.high < budget else "fail"
+    return status, f"{_p90_words(latency.p90)}; the upper end must be below {budget:g} ms"
+
+
+def _newest_with_p90(case: _Case) -> Latency | None:
+    found = (each.latency for each in case.measured if not each.failures)
+    return next((latency for latency in found if latency is not None and latency.p90 is not None and latency.truth == "measured"), None)
+
+
+def _why_no_p90(case: _Case) -> str:
+    if not case.measured:
+        return _why_not_measured(case)
+    newest = case.measured[0]
+    if newest.failures:
+        return "its outputs were wrong on the device, so no time of it counts"
+    if newest.latency is None:
+        return "the newest measurement on the device timed nothing"
+    profile = f"profile {newest.latency.profile}" if newest.latency.profile else "it"
+    return f"no p90: {profile} took {newest.latency.samples} samples; 100 are needed, as profile quick takes"
+
+
+def _why_not_measured(case: _Case) -> str:
+    """Why nothing of truth "measured" is known of this artifact."""
+    if case.target is None or case.target.hardware is None:
+        return f"{case.artifact.target} names no hardware, so no device is known to be it"
+    if not case.measurements:
+        return f"nothing was measured; {_BENCH} does on a {case.target.hardware.model}"
+    newest = case.measurements[0]
+    if newest.truth != "measured":
+        return f"the newest measurement is {newest.truth}, not of a {case.target.hardware.model} itself"
+    return f"the newest measurement is of '{newest.device.get('board', 'a board without a name')}', no {case.target.hardware.model}"
+
+
+def _p90_words(p90: Estimate) -> str:
+    return f"p90 is {p90.value:.4g} ms (95 % interval {p90.low:.4g} to {p90.high:.4g} ms)"
+
+
+def _size(case: _Case) -> tuple[Status, str]:
+    return _at_most(case.artifact.file.bytes, case.budgets.size_bytes)
+
+
+def _memory(case: _Case) -> tuple[Status, str]:
+    """Of the process that ran it on the device: qemu's own memory says nothing of a Pi's."""
+    peak = next((each.memory_peak_bytes for each in case.measured if each.memory_peak_bytes is not None), None)
+    if peak is not None:
+        return _at_most(peak, case.budgets.memory_peak_bytes)
+    why = "no measurement on the device tells its memory" if case.measured else _why_not_measured(case)
+    return ("no budget" if case.budgets.memory_peak_bytes is None else "not measured"), why
+
+
+def _at_most(held: int, budget: int | None) -> tuple[Status, str]:
+    if budget is None:
+        return "no budget", f"{held:,} bytes"
+    return ("pass" if held <= budget else "fail"), f"{held:,} bytes, {budget:,} allowed"
+
+
+def _accuracy(case: _Case) -> tuple[Status, str]:
+    """As the pack records it, against the drop that is allowed now."""
+    found = case.artifact.accuracy
+    if found is None:
+        return "not measured", "the pack was built without an evaluation set that has labels"
+    allowed = case.budgets.drop_points(found.metric)
+    failure = _accuracy_failures(case.artifact, case.budgets)
+    if failure:
+        return "fail", _without_subject(failure[0], case)
+    words = f"{found.metric} {100 * found.value.value:.1f} %, {100 * found.drop.value:.1f} points below the student, {allowed:g} allowed"
+    return "pass", words
+
+
+def _accuracy_failures(artifact: ArtifactRecord, budgets: Budgets) -> tuple[str, ...]:
+    found = artifact.accuracy
+    return judge_accuracy(found, budgets.drop_points(found.metric), artifact.target, artifact.scheme) if found else ()
+
+
+def _parity(case: _Case) -> tuple[Status, str]:
+    """The pack's own record, and the newest run of each kind of truth: a device answers wrong whatever an emulation said since."""
+    artifact = case.artifact
+    of_accuracy = _accuracy_failures(artifact, case.own)
+    recorded = [*judge_parity(artifact.parity, artifact.target, artifact.scheme), *artifact.failures]
+    failures = [f"{artifact.parity.truth}: {line}" for line in dict.fromkeys(recorded) if line not in of_accuracy]
+    newest = {each.truth: each for each in reversed(case.measurements)}.values()
+    failures += [f"{each.truth}: {line}" for each in newest for line in _device_failures(each)]
+    if failures:
+        return "fail", _without_subject(failures[0], case)
+    return "pass", "; ".join([_parity_words(artifact), *(f"{each.truth} on {each.device.get('board', 'a device')}" for each in newest)])
+
+
+def _device_failures(measurement: Measurement) -> Sequence[str]:
+    judged = judge_parity(measurement.parity, measurement.target, measurement.scheme)
+    return list(dict.fromkeys((*measurement.failures, *judged)))
+
+
+def _parity_words(artifact: ArtifactRecord) -> str:
+    finite = [output.sqnr_db for output in artifact.parity.outputs if output.sqnr_db is not None]
+    return f"{min(finite):.1f} dB ({artifact.parity.truth})" if finite else f"exact ({artifact.parity.truth})"
+
+
+def _without_subject(line: str, case: _Case) -> str:
+    """A failure as a check words it, which names the artifact already."""
+    return line.replace(f"{case.artifact.target} {case.artifact.scheme}: ", "", 1)
+
+
+_LOOKS: Mapping[Name, Callable[[_Case], tuple[Status, str]]] = {
+    "latency p90": _latency,
+    "size": _size,
+    "memory": _memory,
+    "accuracy": _accuracy,
+    "parity": _parity,
+}
