@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -27,9 +28,12 @@ class Files(msgspec.Struct, frozen=True):
     free: int
 
 
-def digests_there(transport: Transport, paths: Sequence[str], make: str = "") -> list[str]:
-    """The sha256 of files on a device, "" where there is none. ``make`` is a folder to create there first."""
-    return ask(transport, "files", {"paths": list(paths), "digest": True, "make": make}, Files, _HASHING).digests if paths else []
+@dataclass(frozen=True)
+class Sent:
+    """A file here, and the path its copy has on a device."""
+
+    local: Path
+    remote: str
 
 
 def digest(path: Path) -> str:
@@ -38,23 +42,46 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verified_send(transport: Transport, local: Path, remote: str, progress: Callable[[int, int], None] = lambda *_: None) -> bool:
-    """Copy a file to a device unless it is there already, and check what arrived. Whether anything was sent.
+def missing(transport: Transport, files: Sequence[Sent], make: str = "") -> list[Sent]:
+    """Those of the files whose copy is not on the device, or is another. ``make`` is a folder to create there first."""
+    if not files:
+        return []
+    asked = {"paths": [file.remote for file in files], "digest": True, "make": make}
+    held = ask(transport, "files", asked, Files, _HASHING).digests
+    return [file for file, there in zip(files, held, strict=True) if there != digest(file.local)]
 
-    An earlier copy that broke off is gone on with; where that was of another file the digest tells, and it is sent again whole.
+
+def verified_send(transport: Transport, files: Sequence[Sent], progress: Callable[[int, int], None] = lambda *_: None) -> list[Sent]:
+    """Copy files to a device unless they are there already, and check what arrived. Those that were sent.
+
+    An earlier copy that broke off is gone on with; where that was of another file the digest tells, and it is sent again whole. The
+    device is asked about all files at once: its Python may take seconds to start.
+
+    Args:
+        progress: told (bytes that are across, bytes to send).
 
     Raises:
         DamagedError: the second copy is no better.
         TransportError: the connection failed.
     """
-    wanted = digest(local)
-    if digests_there(transport, [remote]) == [wanted]:
-        return False
-    for _ in range(2):
-        transport.send(local, remote, progress)
-        if digests_there(transport, [remote]) == [wanted]:
-            return True
-        ask(transport, "files", {"paths": [remote], "remove": [remote]}, Files)
-    raise DamagedError(
-        f"{local.name} arrives damaged on {transport.address}, twice", "check the device's card or disk: it does not keep what is written"
-    )
+    absent = missing(transport, files)
+    _send(transport, absent, progress)
+    damaged = missing(transport, absent)
+    if damaged:
+        remotes = [file.remote for file in damaged]
+        ask(transport, "files", {"paths": remotes, "remove": remotes}, Files)
+        _send(transport, damaged, progress)
+        damaged = missing(transport, damaged)
+    if damaged:
+        raise DamagedError(
+            f"{damaged[0].local.name} arrives damaged on {transport.address}, twice",
+            "check the device's card or disk: it does not keep what is written",
+        )
+    return absent
+
+
+def _send(transport: Transport, files: Sequence[Sent], progress: Callable[[int, int], None]) -> None:
+    sizes = [file.local.stat().st_size for file in files]
+    for index, file in enumerate(files):
+        before = sum(sizes[:index])
+        transport.send(file.local, file.remote, lambda done, _, before=before: progress(before + done, sum(sizes)))  # type: ignore[misc]

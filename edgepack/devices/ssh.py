@@ -43,6 +43,8 @@ _PAUSES = (1.0, 3.0, 8.0)
 _CLOSING = 5.0
 # Progress of a copy costs a process on the device; below this many bytes it is over before that has started.
 _WATCHED = 2**22
+# Asking how much of a file is there costs a process too; a shorter file is sent whole.
+_RESUMED = 2**20
 # Bytes that one argument of a process may have on Linux (MAX_ARG_STRLEN), less what stands around the program.
 _LONGEST = 2**17 - 2**10
 
@@ -130,11 +132,11 @@ class SshTransport:
         """
         total = local.stat().st_size
         progress(0, total)
-        self._persist(lambda: self._put(local, remote, total, progress), lambda: self._sizes([remote])[0])
+        self._persist(lambda: self._put(local, remote, total, progress), lambda: self._size(remote))
         progress(total, total)
 
     def _put(self, local: Path, remote: str, total: int, progress: Callable[[int, int], None]) -> None:
-        held = self._sizes([remote])[0]
+        held = self._size(remote) if total >= _RESUMED else 0
         verb = "reput" if 0 < held < total else "put"
         with self._watched(remote, total, progress):
             code, words = self._sftp(f"{verb} {quoted(str(local))} {quoted(remote)}")
@@ -178,8 +180,8 @@ class SshTransport:
         """End the shared connection and remove its folder."""
         self._finish()
 
-    def _sizes(self, paths: Sequence[str]) -> list[int]:
-        return ask(self, "files", {"paths": list(paths)}, Files).sizes
+    def _size(self, remote: str) -> int:
+        return ask(self, "files", {"paths": [remote]}, Files).sizes[0]
 
     def _sftp(self, line: str) -> tuple[int, str]:
         """Run one line of sftp: its exit code and complaints."""

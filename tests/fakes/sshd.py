@@ -88,7 +88,7 @@ class Server:
         (self.root / "site").mkdir(exist_ok=True)
         (self.root / "site" / "sitecustomize.py").write_text(before)
         base = getattr(sys, "_base_executable", sys.executable)
-        self.program("python3", f"PYTHONPATH={shlex.quote(str(self.root / 'site'))} exec {shlex.quote(base)} -s \"$@\"")
+        self.program("python3", f'PYTHONPATH={shlex.quote(str(self.root / "site"))} exec {shlex.quote(base)} -s "$@"')
 
     def program(self, name: str, script: str) -> None:
         """Put a program into the folder that sessions look in."""
@@ -125,7 +125,9 @@ def serving(root: Path) -> Iterator[Server]:
     _write_server_files(root, port, sftp)
     command = [*_apart(root, sshd), str(sshd), "-D", "-e", "-f", str(root / "sshd_config")]
     with (root / "sshd.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "LD_LIBRARY_PATH": libraries}, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, "LD_LIBRARY_PATH": libraries}, start_new_session=True
+        )
     server = Server(root, port, process)
     try:
         _wait_for(server)
