@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -82,6 +83,9 @@ def verified_send(transport: Transport, files: Sequence[Sent], progress: Callabl
 
 def _send(transport: Transport, files: Sequence[Sent], progress: Callable[[int, int], None]) -> None:
     sizes = [file.local.stat().st_size for file in files]
+
+    def tell(before: int, done: int, _: int) -> None:
+        progress(before + done, sum(sizes))
+
     for index, file in enumerate(files):
-        before = sum(sizes[:index])
-        transport.send(file.local, file.remote, lambda done, _, before=before: progress(before + done, sum(sizes)))  # type: ignore[misc]
+        transport.send(file.local, file.remote, partial(tell, sum(sizes[:index])))

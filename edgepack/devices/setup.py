@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from edgepack.devices.ask import AnswerError, ask
+from edgepack.devices.ask import SECONDS, AnswerError, ask
 from edgepack.devices.known import Known, now, remember
 from edgepack.devices.sending import Sent, missing, verified_send
 from edgepack.devices.transport import Transport
@@ -92,13 +92,13 @@ class Installed(msgspec.Struct, frozen=True):
     sent: int = 0
 
 
-def facts(transport: Transport) -> Facts:
+def facts(transport: Transport, seconds: float = SECONDS) -> Facts:
     """Ask a device what it is.
 
     Raises:
         TransportError, AnswerError: it does not say.
     """
-    return ask(transport, "facts", {"record": RECORD}, Facts)
+    return ask(transport, "facts", {"record": RECORD}, Facts, seconds)
 
 
 def setup(transport: Transport, progress: Progress = lambda *_: None) -> Installed:
@@ -117,6 +117,17 @@ def setup(transport: Transport, progress: Progress = lambda *_: None) -> Install
     installed = _installed(there, site, versions, sent)
     record(transport, installed)
     return installed
+
+
+def checked(transport: Transport) -> Installed:
+    """The same of a device that comes with its packages (an emulated one): the runtimes are imported, nothing is installed.
+
+    Raises:
+        AnswerError: they do not import.
+    """
+    there = facts(transport)
+    (site,) = transport.site
+    return _installed(there, site, _imported(transport, site, lambda *_: None), 0)
 
 
 def record(transport: Transport, device: Installed) -> None:

@@ -25,7 +25,7 @@ from edgepack.converter.process import ended, kill_tree
 from edgepack.devices.address import Address
 from edgepack.devices.ask import ask, program, question
 from edgepack.devices.sending import Files
-from edgepack.devices.ssh_words import SSH_FAILED, CutError, explained, typed
+from edgepack.devices.ssh_words import SSH_FAILED, CutError, explained, lost, typed
 from edgepack.devices.transport import TransportError
 from edgepack.errors import InputError
 
@@ -53,28 +53,28 @@ class FullError(TransportError):
     """A device's disk that has no room for a file."""
 
 
-def connect(address: Address, timeout: float = TIMEOUT) -> SshTransport:
-    """An open connection.
-
-    Args:
-        timeout: seconds for the device to answer.
-
-    Raises:
-        TransportError: there is none.
-    """
-    transport = SshTransport(address, timeout)
-    try:
-        transport.reach()
-    except BaseException:
-        transport.close()
-        raise
-    return transport
-
-
-class SshTransport:
-    """An open way to a device behind ssh (``edgepack.devices.transport.Transport``); ``connect`` makes one."""
+class Ssh:
+    """An open way to a device behind ssh (``edgepack.devices.transport.Transport``); ``Ssh.open`` makes one."""
 
     emulated = False
+
+    @classmethod
+    def open(cls, address: Address, timeout: float = TIMEOUT) -> Ssh:
+        """Connect.
+
+        Args:
+            timeout: seconds for the device to answer.
+
+        Raises:
+            TransportError: it cannot be reached.
+        """
+        transport = cls(address, timeout)
+        try:
+            transport.reach()
+        except BaseException:
+            transport.close()
+            raise
+        return transport
 
     def __init__(self, address: Address, timeout: float = TIMEOUT) -> None:
         self.address = address
@@ -101,11 +101,9 @@ class SshTransport:
             self._wait(process)
             complaints.seek(0)
             words = complaints.read().decode(errors="replace")
-        if process.returncode:
-            raise self.explain(process.returncode, words) or TransportError(
-                f"{self.address.host} lets nobody in: {(words.strip().splitlines() or ['it says nothing'])[-1][:200]}",
-                f"see what {typed(self.address)} says",
-            )
+        # Any other code is a login shell's, to which the connection led.
+        if process.returncode == SSH_FAILED:
+            raise lost(self.address, words)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         """To the end of the first ssh. ConnectTimeout does not reach what stands before: a jump host or a proxy command."""
@@ -196,7 +194,7 @@ class SshTransport:
     def _refused(self, code: int, words: str, remote: str, total: int) -> TransportError:
         """Why sftp failed: the connection, a full disk (which its protocol has no word for), or what it says itself."""
         if code == SSH_FAILED and "Received message too long" not in words:
-            return self.explain(code, words) or CutError(f"the connection to {self.address.host} broke", f"see {typed(self.address)}")
+            return lost(self.address, words)
         if re.search(r": Failure\b|No space|[Qq]uota", words) and total:
             free = ask(self, "files", {"paths": [remote], "remove": [remote]}, Files).free
             if free < total:

@@ -90,11 +90,14 @@ def typed(address: Address) -> str:
 
 def explained(address: Address, code: int, words: str) -> TransportError | None:
     """What the end of an ssh process says of the connection, or of a python3 that is missing; None for the end of a program there."""
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
-    if code == _NOT_FOUND and any(re.search(_NO_PYTHON.pattern, line) for line in lines):
+    if code == _NOT_FOUND and any(re.search(_NO_PYTHON.pattern, line) for line in words.splitlines()):
         return _error(address, _NO_PYTHON, "")
-    if code != SSH_FAILED:
-        return None
+    return lost(address, words) if code == SSH_FAILED else None
+
+
+def lost(address: Address, words: str) -> TransportError:
+    """Why there is no connection, from ssh's complaints."""
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
     for trouble in TROUBLES:
         line = next((line for line in lines if re.search(trouble.pattern, line)), None)
         if line is not None:

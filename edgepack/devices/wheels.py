@@ -135,8 +135,17 @@ def is_older(version: str, than: str) -> bool:
 
 
 def wanted() -> dict[str, str]:
-    """The version of every distribution a device gets: this environment's."""
-    return {distribution: metadata.version(distribution) for distribution in NEEDS}
+    """The version of every distribution a device gets: this environment's.
+
+    Raises:
+        DownloadError: it lacks one.
+    """
+    try:
+        return {distribution: metadata.version(distribution) for distribution in NEEDS}
+    except metadata.PackageNotFoundError as error:
+        raise DownloadError(
+            f"{error.name} is not installed here, so that no version of it is the one to send", f"pip install {error.name}"
+        ) from error
 
 
 def cache_folder() -> Path:
