@@ -11,7 +11,23 @@ from typing import Annotated
 import typer
 
 import edgepack
-from edgepack.cli import build, cache, demo, doctor, gate, init, inspect, plan, report, run, targets, verify, waterfall
+from edgepack.cli import (
+    build,
+    cache,
+    demo,
+    device,
+    devices,
+    doctor,
+    gate,
+    init,
+    inspect,
+    plan,
+    report,
+    run,
+    targets,
+    verify,
+    waterfall,
+)
 from edgepack.cli.output import fail, wants_json
 from edgepack.errors import EdgepackError
 
@@ -30,9 +46,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog="Exit codes: 0 ok, 1 a gate failed, 2 bad usage or input, 3 a step failed, 4 a device cannot be reached.",
 )
-for _verb in (build, plan, verify, inspect, run, gate, waterfall, report, targets, demo, init, doctor):
+for _verb in (build, plan, verify, inspect, run, gate, waterfall, report, targets, devices, demo, init, doctor):
     app.command(name=_verb.__name__.rpartition(".")[2])(_verb.command)
 app.add_typer(cache.app, name="cache", help="List, prune and check the store of results that builds share.")
+app.add_typer(device.app, name="device", help="Make a device ready to run and time artifacts.")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,75 @@
+"""``edgepack device``: make a device ready to run and time artifacts."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgepack.cli.build import Json
+
+if TYPE_CHECKING:
+    from edgepack.devices.address import Address
+    from edgepack.devices.setup import Installed, Progress
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+AnswerOption = Annotated[float, typer.Option("--timeout", min=1, max=600, help="Seconds to wait for a device that does not answer.")]
+
+
+@app.command()
+def setup(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="ssh://user@host[:port], qemu://pi5 or qemu://pi4.")],
+    timeout: AnswerOption = 10,
+    json: Json = False,
+) -> None:
+    """Put the runtimes on a device, in its user's cache: no root, no pip and no internet there. A second time sends nothing."""
+    from edgepack.cli.output import Progress as Shown
+    from edgepack.cli.output import emit_json
+    from edgepack.devices.address import parse
+
+    where = parse(address)
+    with Shown(quiet=json) as shown:
+        ready = _SETUPS[where.transport](where, timeout, shown.tell)
+    if json:
+        import msgspec
+
+        emit_json({"ok": True, "address": str(where), **msgspec.to_builtins(ready)})
+    else:
+        typer.echo(_words(str(where), ready))
+
+
+def _words(address: str, ready: Installed) -> str:
+    from edgepack.text import plain
+
+    runtimes = ", ".join(f"{name} {version}" for name, version in ready.runtimes.items())
+    what = f"{ready.model or ready.machine}, Python {ready.python}"
+    return plain(f"{address} is ready: {what}, {runtimes}; {ready.sent or 'no'} files sent")
+
+
+def _ssh(address: Address, timeout: float, progress: Progress) -> Installed:
+    from edgepack.devices.setup import setup as set_up
+    from edgepack.devices.ssh import Ssh
+
+    with closing(Ssh.open(address, timeout)) as transport:
+        return set_up(transport, progress)
+
+
+def _emulated(address: Address, timeout: float, progress: Progress) -> Installed:
+    """Its packages are part of what is built."""
+    from importlib import import_module
+
+    from edgepack.devices.setup import checked
+
+    with closing(import_module("edgepack.devices.emulated").connect(address, progress)) as transport:
+        return checked(transport)
+
+
+def _local(address: Address, timeout: float, progress: Progress) -> Installed:
+    from edgepack.errors import InputError
+
+    raise InputError("this machine needs no setup: its runtimes are those of this environment", "edgepack doctor checks them")
+
+
+_SETUPS = {"ssh": _ssh, "qemu": _emulated, "local": _local}

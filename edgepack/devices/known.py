@@ -1,0 +1,57 @@
+"""The devices this user has set up: what they are and when they were last seen. A convenience; a damaged file is an empty one."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+
+class Known(msgspec.Struct, frozen=True):
+    """One device. ``runtimes`` are versions by distribution; ``seen`` is when it last answered, UTC, ISO 8601."""
+
+    address: str
+    model: str = ""
+    machine: str = ""
+    python: str = ""
+    runtimes: dict[str, str] = {}
+    seen: str = ""
+
+
+def now() -> str:
+    """This second as ``seen`` has it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def place() -> Path:
+    """The file, in the user's state folder."""
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser())
+    return base / "edgepack" / "devices.json"
+
+
+def known() -> list[Known]:
+    """Every device, by address."""
+    try:
+        found = msgspec.json.decode(place().read_bytes(), type=list[Known])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return []
+    return sorted(found, key=lambda each: each.address)
+
+
+def remember(device: Known) -> None:
+    """Add or replace a device. Addresses are the user's own business: nobody else may read the file."""
+    kept = [each for each in known() if each.address != device.address]
+    path = place()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # mkstemp gives mode 600.
+    handle, new = tempfile.mkstemp(prefix="devices-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode([*kept, device]), indent=1))
+        Path(new).replace(path)
+    except BaseException:
+        Path(new).unlink(missing_ok=True)
+        raise
