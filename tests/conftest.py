@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Fixtures pi4, pi5 and ssh_pi.
+pytest_plugins = ["tests.fakes.pi"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:

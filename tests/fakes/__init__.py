@@ -1,0 +1,1 @@
+"""Stand-ins for devices: programs that speak the real protocols."""

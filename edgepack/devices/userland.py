@@ -1,0 +1,252 @@
+"""An arm64 Debian with Python and the runtimes, in the user's cache, that qemu-user runs without root, chroot or binfmt_misc.
+
+One userland serves every board: a board is a folder of links into it with /proc and /sys files of its own, which qemu (-L) puts before
+the host's. qemu redirects only what exists in that folder; anything else is the host's. A new file under /home/pi would so be made on
+the host: a board's home is therefore used under its real path, which is the same on both sides. The same cause forbids starting
+programs in there: execve takes no heed of -L, and this machine cannot run what it would find.
+
+Tested on Debian 12, x86-64. Memory pages have 4 KiB; those of a Pi 5's own kernel have 16.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from edgepack.devices import pi_files
+from edgepack.devices.debian import Apt, EmulationError, command, no_space, pick, unpack
+from edgepack.devices.pi_files import PROFILES, Profile
+from edgepack.errors import is_out_of_space, one_line
+
+# (what is being done, steps done, steps in all)
+Progress = Callable[[str, int, int], None]
+# Part of the folder's name: raise it when what a build makes changes.
+_FORMAT = 1
+_QEMU = "qemu-aarch64-static"
+_DEBIAN = ("python3:arm64", "libstdc++6:arm64", "base-files:arm64")
+# What the runtimes import; backports.strenum where this environment has it.
+_WHEELS = ("ai-edge-litert", "backports.strenum", "flatbuffers", "numpy", "onnxruntime", "packaging", "pillow", "protobuf")
+# glibc versions of the tags wheels carry; Debian 12 has 2.36 (PEP 600: any tag up to it fits).
+_GLIBC = ("2_34", "2_31", "2_28", "2_27", "2_26", "2_24", "2_17")
+# Folders at the top that are links into usr, as Debian has them since 12; packages still name files by the old paths.
+_MERGED = ("bin", "lib", "sbin")
+
+
+@dataclass(frozen=True)
+class Userland:
+    """A finished build."""
+
+    folder: Path
+
+    @property
+    def qemu(self) -> Path:
+        """The emulator, a static program of this machine's."""
+        return self.folder / _QEMU
+
+    @property
+    def root(self) -> Path:
+        """The arm64 system."""
+        return self.folder / "root"
+
+    @property
+    def site(self) -> Path:
+        """Where Python finds the runtimes."""
+        return self.folder / "site"
+
+    def board(self, name: str) -> Board:
+        """The board "pi4" or "pi5" that comes with the build."""
+        return Board(self, PROFILES[name], self.folder / name)
+
+
+@dataclass(frozen=True)
+class Board:
+    """One emulated Pi. ``root`` holds its own files and its home; a copy elsewhere (``make``) is another Pi of the same model."""
+
+    userland: Userland
+    profile: Profile
+    root: Path
+
+    @property
+    def home(self) -> Path:
+        """The user's home, here and as the Pi sees it."""
+        return self.root / "home" / "pi"
+
+    def make(self) -> Board:
+        """Write the board's folder: links that survive moving it together with the userland, files, an empty home."""
+        self.home.mkdir(parents=True)
+        for name in ("usr", "etc", *_MERGED):
+            (self.root / name).symlink_to(os.path.relpath(self.userland.root / name, self.root))
+        # No programs: whatever is started in there would be the host's.
+        for name in ("tmp", "no-programs"):
+            (self.root / name).mkdir()
+        pi_files.write(self.profile, self.root)
+        return self
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line here that runs ``python3`` with these arguments there."""
+        options = ["-cpu", self.profile.cpu, "-r", self.profile.kernel, "-L", str(self.root)]
+        return [str(self.userland.qemu), *options, str(self.root / "usr" / "bin" / "python3"), *arguments]
+
+    def environment(self) -> dict[str, str]:
+        """Everything its programs find in their environment; nothing of the host's."""
+        return {
+            "HOME": str(self.home),
+            "USER": "pi",
+            "LOGNAME": "pi",
+            "LANG": "C.UTF-8",
+            "PATH": str(self.root / "no-programs"),
+            "TMPDIR": str(self.root / "tmp"),
+            "ORT_DISABLE_TELEMETRY": "1",
+        }
+
+
+def default_cache() -> Path:
+    """Where builds are kept, one for each set of versions."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "edgepack" / "emulated"
+
+
+def build(cache: Path | None = None, progress: Progress = lambda *_: None) -> Userland:
+    """The userland for the versions of this environment, from the cache or built now: 100 MB to download, 30 s, 230 MB to keep.
+
+    A build appears whole or not at all; one that another process is making is waited for.
+
+    Raises:
+        EmulationError: it cannot be built here.
+    """
+    cache = (cache or default_cache()).absolute()
+    userland = Userland(cache / _key())
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _alone(cache):
+            if not userland.folder.is_dir():
+                _build_beside(userland, progress)
+    except OSError as error:
+        if is_out_of_space(str(error)):
+            raise no_space("building the emulated Pi") from error
+        raise EmulationError(
+            f"the emulated Pi cannot be built in {cache}: {one_line(error)}", "name a folder you can write to in XDG_CACHE_HOME"
+        ) from error
+    return userland
+
+
+def _key() -> str:
+    """Names a build by what goes into it."""
+    return hashlib.sha256(json.dumps([_FORMAT, wheels()]).encode()).hexdigest()[:16]
+
+
+def wheels() -> list[str]:
+    """The Python packages of a build, in the versions of this environment: "numpy==2.4.6"."""
+    found = []
+    for name in _WHEELS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name}=={metadata.version(name)}")
+    return found
+
+
+@contextlib.contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    with (cache / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build_beside(userland: Userland, progress: Progress) -> None:
+    """Fill a folder beside and rename it. Under the lock, so whatever lies there is of a build that was killed."""
+    beside = Userland(userland.folder.with_suffix(".partial"))
+    for leftover in userland.folder.parent.glob("*.partial"):
+        shutil.rmtree(leftover)
+    try:
+        _fill(beside, progress)
+        beside.folder.rename(userland.folder)
+    finally:
+        shutil.rmtree(beside.folder, ignore_errors=True)
+
+
+def _fill(userland: Userland, progress: Progress) -> None:
+    steps = {
+        "downloading Debian packages": _debian,
+        "downloading Python packages": _python_packages,
+        "writing the boards": _boards,
+        "trying it out": _try_out,
+    }
+    userland.folder.mkdir()
+    for done, (doing, step) in enumerate(steps.items()):
+        progress(doing, done, len(steps))
+        step(userland)
+    progress("done", len(steps), len(steps))
+
+
+def _debian(userland: Userland) -> None:
+    """The system and the emulator."""
+    work = userland.folder / "apt"
+    apt = Apt(work, ["arm64"])
+    apt.update()
+    packages = apt.download([*_DEBIAN, "qemu-user-static"])
+    for name in _MERGED:
+        (userland.root / "usr" / name).mkdir(parents=True)
+        (userland.root / name).symlink_to(f"usr/{name}")
+    for package in packages:
+        if package.stem.endswith("_arm64"):
+            unpack(package, userland.root)
+        elif package.name.startswith("qemu-user-static_"):
+            pick(package, f"usr/bin/{_QEMU}", userland.qemu)
+    shutil.rmtree(work)
+    _trim(userland.root)
+
+
+def _trim(root: Path) -> None:
+    for name in ("doc", "man", "locale", "zoneinfo", "perl", "lintian", "bug"):
+        shutil.rmtree(root / "usr" / "share" / name, ignore_errors=True)
+    # Empty rather than absent, or the dynamic loader would read the host's.
+    for name in ("ld.so.cache", "ld.so.preload"):
+        (root / "etc" / name).touch()
+
+
+def _python_packages(userland: Userland) -> None:
+    """The runtimes, chosen by pip for the userland's own Python, not for the one that runs here."""
+    version = (userland.root / "usr" / "bin" / "python3").readlink().name.removeprefix("python")
+    install_wheels(wheels(), version, userland.site)
+
+
+def install_wheels(requirements: list[str], python: str, into: Path) -> None:
+    """Put arm64 wheels into a folder.
+
+    Args:
+        requirements: exact versions.
+        python: of the Python that will import them, "3.11".
+        into: need not exist.
+
+    Raises:
+        EmulationError: pip is missing or finds none.
+    """
+    platforms = [word for glibc in _GLIBC for word in ("--platform", f"manylinux_{glibc}_aarch64")]
+    choice = [*platforms, "--platform", "manylinux2014_aarch64", "--python-version", python, "--implementation", "cp"]
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-input", "--root-user-action=ignore"]
+    install = [*quiet, "--no-deps", "--no-compile", "--only-binary=:all:", *choice, "--target", str(into), *requirements]
+    command(
+        [sys.executable, "-m", "pip", "install", *install],
+        "installing Python packages for arm64",
+        "check the network, and that 'python -m pip' works in this environment",
+    )
+
+
+def _boards(userland: Userland) -> None:
+    for name in PROFILES:
+        userland.board(name).make()
+
+
+def _try_out(userland: Userland) -> None:
+    """Import everything once, on the lesser processor; Python leaves compiled modules, which halve the start-up of every later run."""
+    board = userland.board("pi4")
+    code = f"import sys; sys.path.insert(0, {str(userland.site)!r}); import numpy, onnxruntime, ai_edge_litert.interpreter, PIL.Image"
+    hint = "report it: the emulator does not run these versions"
+    command(board.command("-c", code), "starting Python in the emulated Pi", hint, board.environment())
