@@ -182,30 +182,31 @@ class Ssh:
         return ask(self, "files", {"paths": [remote]}, Files).sizes[0]
 
     def _sftp(self, line: str) -> tuple[int, str]:
-        """Run one line of sftp: its exit code and complaints."""
+        """Run one line of sftp: its exit code and complaints. (Its -q would hide those of ssh.)"""
         self.reach()
         host = f"[{self.address.host}]" if ":" in self.address.host else self.address.host
-        command = ["sftp", "-q", "-b", "-", "-o", "ControlMaster=no", *self._options, "--", host]
+        command = ["sftp", "-b", "-", "-o", "ControlMaster=no", *self._options, "--", host]
         process = _started(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         with ended(process):
             _, complaints = process.communicate(line.encode() + b"\n")
         return process.returncode, complaints.decode(errors="replace")
 
     def _refused(self, code: int, words: str, remote: str, total: int) -> TransportError:
-        """Why sftp failed: the connection, a full disk (which its protocol has no word for), or what it says itself."""
-        if code == SSH_FAILED and "Received message too long" not in words:
+        """Why sftp failed: the login shell, the connection, a full disk (which its protocol has no word for), or what it says itself."""
+        if "Received message too long" in words:
+            return TransportError(
+                f"the login shell of {self.address.host} prints text where sftp speaks", "keep its .bashrc silent when nobody sits there"
+            )
+        # A negative code: sftp dies of the pipe to its ssh when that is gone.
+        if code == SSH_FAILED or code < 0 or re.search("^Connection closed", words, re.MULTILINE):
             return lost(self.address, words)
-        if re.search(r": Failure\b|No space|[Qq]uota", words) and total:
+        if total and re.search(r": Failure\b|No space|[Qq]uota", words):
             free = ask(self, "files", {"paths": [remote], "remove": [remote]}, Files).free
             if free < total:
                 return FullError(
                     f"the disk of {self.address.host} is full: {_megabytes(free)} are free, {Path(remote).name} needs {_megabytes(total)}",
                     "free some space on the device and run the same again",
                 )
-        if "Received message too long" in words:
-            return TransportError(
-                f"the login shell of {self.address.host} prints text where sftp speaks", "keep its .bashrc silent when nobody sits there"
-            )
         last = (words.strip().splitlines() or ["it said nothing"])[-1][:200]
         return TransportError(f"sftp to {self.address.host} failed: {last}", "see whether the folder is there and yours")
 

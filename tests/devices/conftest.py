@@ -1,0 +1,47 @@
+"""A device behind a real ssh server on loopback, and folders of the user's that are the test's own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgepack.devices.address import parse
+from edgepack.devices.ssh import Ssh
+from tests.fakes.sshd import Server, UnavailableError, environment, serving
+
+DEVICE = parse("ssh://device")
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    try:
+        with serving(tmp_path_factory.mktemp("sshd")) as server:
+            yield server
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def server(_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
+    """The server with an empty home, its own python3, and a client that is configured for it."""
+    for path in _server.home.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _server.configure()
+    _server.know()
+    _server.python()
+    for name, value in environment(_server).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("EDGEPACK_WHEELS", str(tmp_path / "wheels"))
+    return _server
+
+
+@pytest.fixture
+def ssh(server: Server) -> Iterator[Ssh]:
+    """An open transport."""
+    transport = Ssh.open(DEVICE)
+    yield transport
+    transport.close()
