@@ -175,7 +175,7 @@ raise SystemExit(contract.main(Endless()))
 
 def test_a_tethered_runner_ends_well_while_its_standard_input_is_open(tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text('{"schema": 1, "action": "describe", "artifacts": {"x": "a"}, "tethered": true}')
-    program = "import sys, time; from tests.runner.test_contract import Sample, contract; code = contract.main(Sample()); time.sleep(0.2); sys.exit(code)"
+    program = "import time; from tests.runner.test_contract import *; code = contract.main(Sample()); time.sleep(0.2); sys.exit(code)"
     command = [sys.executable, "-c", program, str(tmp_path / "request.json")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
