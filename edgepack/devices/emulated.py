@@ -18,8 +18,8 @@ from edgepack.devices.transport import TransportError
 from edgepack.devices.userland import Board, Progress, build
 
 _CHUNK = 1 << 20
-# What qemu says when it cannot load the program or its dynamic loader (linux-user/main.c, linuxload.c, elfload.c).
-_NOT_LOADED = re.compile(r"^(?:Error while loading .*|qemu-aarch64-static: .*)$", re.MULTILINE)
+# What qemu says when it cannot load the program's dynamic loader (linux-user/elfload.c); of the program itself it says nothing.
+_NOT_LOADED = re.compile(r"^qemu-aarch64-static: .*$", re.MULTILINE)
 
 
 def connect(address: Address, progress: Progress = lambda *_: None) -> EmulatedPi:
@@ -48,8 +48,10 @@ class EmulatedPi:
         Raises:
             TransportError: the build in the cache is damaged.
         """
+        command = self._board.command("-c", code)
         try:
-            process = self._start(self._board.command("-c", code))
+            self._board.python.stat()
+            process = self._start(command)
         except OSError as error:
             raise self._damaged(str(error)) from error
         self._started = [each for each in self._started if each.poll() is None] + [process]

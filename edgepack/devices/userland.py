@@ -80,6 +80,11 @@ class Board:
         """The user's home, here and as the Pi sees it."""
         return self.root / "home" / "pi"
 
+    @property
+    def python(self) -> Path:
+        """The Pi's Python, here."""
+        return self.root / "usr" / "bin" / "python3"
+
     def make(self) -> Board:
         """Write the board's folder: links that survive moving it together with the userland, files, an empty home."""
         self.home.mkdir(parents=True)
@@ -94,7 +99,7 @@ class Board:
     def command(self, *arguments: str) -> list[str]:
         """The command line here that runs ``python3`` with these arguments there."""
         options = ["-cpu", self.profile.cpu, "-r", self.profile.kernel, "-L", str(self.root)]
-        return [str(self.userland.qemu), *options, str(self.root / "usr" / "bin" / "python3"), *arguments]
+        return [str(self.userland.qemu), *options, str(self.python), *arguments]
 
     def environment(self) -> dict[str, str]:
         """Everything its programs find in their environment; nothing of the host's."""

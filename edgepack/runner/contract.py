@@ -198,7 +198,9 @@ def _leave_with_parent() -> None:
     """Exit when standard input reaches its end: the connection or the parent is gone."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        # Not through sys.stdin: Python aborts at its end when a thread still holds that reader's lock.
+        while os.read(0, 65536):
+            pass
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -24,7 +24,7 @@ from tests.fakes.openssh import Server, ServerError, binaries
 
 
 @pytest.fixture(scope="session")
-def userland() -> Userland:
+def arm64() -> Userland:
     """The arm64 system with the runtimes; what needs it is skipped where its packages cannot be had."""
     try:
         return build()
@@ -33,13 +33,13 @@ def userland() -> Userland:
 
 
 @pytest.fixture(scope="session")
-def pi4_board(userland: Userland, tmp_path_factory: pytest.TempPathFactory) -> Board:
-    return Board(userland, PROFILES["pi4"], tmp_path_factory.mktemp("pi4") / "root").make()
+def pi4_board(arm64: Userland, tmp_path_factory: pytest.TempPathFactory) -> Board:
+    return Board(arm64, PROFILES["pi4"], tmp_path_factory.mktemp("pi4") / "root").make()
 
 
 @pytest.fixture(scope="session")
-def pi5_board(userland: Userland, tmp_path_factory: pytest.TempPathFactory) -> Board:
-    return Board(userland, PROFILES["pi5"], tmp_path_factory.mktemp("pi5") / "root").make()
+def pi5_board(arm64: Userland, tmp_path_factory: pytest.TempPathFactory) -> Board:
+    return Board(arm64, PROFILES["pi5"], tmp_path_factory.mktemp("pi5") / "root").make()
 
 
 @pytest.fixture(scope="session")
@@ -111,12 +111,12 @@ class SshPi:
 
 
 @pytest.fixture(scope="session")
-def ssh_server_pi(userland: Userland, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshPi]:
+def ssh_server_pi(arm64: Userland, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshPi]:
     """The server of ``ssh_pi``, one for all tests of a process."""
     if shutil.which("ssh") is None or shutil.which("unshare") is None:
         pytest.skip("no ssh in front of an emulated Pi: ssh or unshare is missing (Debian packages openssh-client, util-linux)")
     folder = tmp_path_factory.mktemp("ssh-pi")
-    board = Board(userland, PROFILES["pi5"], folder / "root").make()
+    board = Board(arm64, PROFILES["pi5"], folder / "root").make()
     try:
         pi = _serve(board, folder)
     except (EmulationError, ServerError) as error:

@@ -173,6 +173,15 @@ raise SystemExit(contract.main(Endless()))
         assert process.wait(20) == 1
 
 
+def test_a_tethered_runner_ends_well_while_its_standard_input_is_open(tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text('{"schema": 1, "action": "describe", "artifacts": {"x": "a"}, "tethered": true}')
+    program = "import time; from tests.runner.test_contract import *; code = contract.main(Sample()); time.sleep(0.2); sys.exit(code)"
+    command = [sys.executable, "-c", program, str(tmp_path / "request.json")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
+
+
 def test_the_contract_imports_nothing_but_the_standard_library_and_numpy() -> None:
     imports = re.findall(r"^\s*(?:from|import) (\w+)", Path(contract.__file__).read_text(), re.MULTILINE)
     assert {name for name in imports if name not in sys.stdlib_module_names} == {"numpy"}
