@@ -31,7 +31,8 @@ from edgepack.pack.manifest import (
     Parity,
     Truth,
 )
-from edgepack.pack.report import gaps, milliseconds_range, milliseconds_words, points_words, render, rows, size_words, verdict
+from edgepack.pack.report import gaps, render, rows, verdict
+from edgepack.pack.words import milliseconds_range, milliseconds_words, points_words, size_words
 from edgepack.quantize.scheme import Scheme
 from edgepack.student.spec import StudentDescription, TensorSpec
 from edgepack.verify.judge import ParityBudget, Runs, accuracy, judge_accuracy, judge_parity, parity
@@ -251,7 +252,7 @@ _HOSTILE = """</style><script>alert(1)</script>"'><img src=x onerror=alert(2)>${
 
 # Keys that are a user's or a machine's words, not the schema's; strings that are the schema's, not a user's.
 _FREE_KEYS = {"Conv", "onnx", "processor", "kernel"}
-_SCHEMA_WORDS = {"fp32", "w8a8", "host", "simulated", "top-1"}
+_SCHEMA_WORDS = {"fp32", "w8a8", "host", "simulated", "top-1", "litert", "mil", "ort"}
 
 
 def _poisoned(value: Any) -> Any:
