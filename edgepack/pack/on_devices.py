@@ -35,6 +35,11 @@ class Run:
     latency: Latency | None
 
     @property
+    def label(self) -> str:
+        """Tells it from other runs of the same artifact."""
+        return f"{self.key} {self.latency.profile}".strip() if self.latency else self.key
+
+    @property
     def device_name(self) -> str:
         """Its board or processor."""
         return _names(self.measurement.device)[0]
@@ -62,7 +67,7 @@ class Run:
     @property
     def result(self) -> str:
         """One word."""
-        return "failed" if self.failed else "invalid" if self.invalid else "passed"
+        return "failed" if self.failed else "invalid" if self.invalid else "agrees"
 
     @property
     def above_floor(self) -> float | None:
@@ -76,7 +81,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Fact:
-    """A fact of a device: one text, or several with the artifacts that were measured under each."""
+    """A fact of a device: one text, or texts each with the runs it holds for."""
 
     name: str
     words: tuple[tuple[str, tuple[str, ...]], ...]
@@ -109,7 +114,7 @@ class Device:
     @property
     def warnings(self) -> tuple[tuple[str, str], ...]:
         """Each with its artifact."""
-        return tuple((run.key, line) for run in self.runs if run.latency for line in run.latency.warnings)
+        return tuple((run.label, line) for run in self.runs if run.latency for line in run.latency.warnings)
 
     @property
     def compared(self) -> tuple[tuple[Run, Comparison], ...]:
@@ -252,9 +257,8 @@ def _facts(runs: Sequence[Run]) -> tuple[Fact, ...]:
     found: dict[str, dict[str, list[str]]] = {}
     for run in runs:
         for name, words in _held(run).items():
-            keys = found.setdefault(name, {}).setdefault(words, [])
-            keys.extend([run.key] if run.key not in keys else [])
-    return tuple(_fact(name, held) for name, held in found.items())
+            found.setdefault(name, {}).setdefault(words, []).append(run.label)
+    return tuple(_fact(name, held, len(runs)) for name, held in found.items())
 
 
 def _held(run: Run) -> dict[str, str]:
@@ -262,5 +266,5 @@ def _held(run: Run) -> dict[str, str]:
     return {**run.measurement.device, **environment}
 
 
-def _fact(name: str, held: Mapping[str, Sequence[str]]) -> Fact:
-    return Fact(name, tuple((words, tuple(keys) if len(held) > 1 else ()) for words, keys in held.items()))
+def _fact(name: str, held: Mapping[str, Sequence[str]], runs: int) -> Fact:
+    return Fact(name, tuple((words, () if len(labels) == runs else tuple(labels)) for words, labels in held.items()))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgepack.backends.artifact import Finding
 from edgepack.latency.statistics import fewest_samples
@@ -28,6 +29,9 @@ from edgepack.pack.words import (
     short_tick,
     size_words,
 )
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 class Check(Protocol):
@@ -51,6 +55,7 @@ class Check(Protocol):
 # How a check's status is coloured. Neither a missing nor a spoiled measurement satisfies anything, nor does it fail the artifact.
 _MARKS = {"pass": "passed", "fail": "failed", "no budget": "soft"}
 
+_UNDECIDED = frozenset({"not measured", "invalid"})
 _VERDICT_MARKS = {"regression": "failed", "improvement": "passed", "no difference": "soft", "inconclusive": "warning"}
 
 
@@ -90,6 +95,7 @@ class Row:
         worst: the output nearest to, or furthest below, its floor.
         latency: None also where its kind of truth makes it no speed.
         on_device: its speed on a device that matches the target.
+        failed: whether it missed something when it was built, on a device, or in a check.
     """
 
     key: str
@@ -99,11 +105,7 @@ class Row:
     worst: OutputParity | None
     latency: Latency | None
     on_device: Run | None
-
-    @property
-    def failed(self) -> bool:
-        """Whether a gate did not hold."""
-        return bool(self.artifact.failures)
+    failed: bool
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,12 @@ def render(pack: Pack, measurements: Sequence[Measurement] = (), checks: Sequenc
         measurements: what ``edgepack bench`` left in the pack, newest first.
         checks: what the gate found.
     """
+    return _environment().get_template("report.html").render(**_view(pack, on_devices(pack, measurements), checks))
+
+
+@cache
+def _environment() -> Environment:
+    """Compiling the templates takes longer than filling them in."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -148,62 +156,66 @@ def render(pack: Pack, measurements: Sequence[Measurement] = (), checks: Sequenc
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    return environment.get_template("report.html").render(**_view(pack, on_devices(pack, measurements), checks))
+    return environment
 
 
 def verdict(pack: Pack, devices: OnDevices = NOWHERE, checks: Sequence[Check] = ()) -> Verdict:
     """Whether every artifact passed its build's gate, on every device, and the checks; in words."""
-    built = {f"{artifact.target} {artifact.scheme}": artifact.failures for artifact in pack.artifacts}
-    if not built:
+    total = len(pack.artifacts)
+    if not total:
         return Verdict(False, "This pack holds no artifact", ())
-    checked = [check for check in checks if check.status == "fail"]
-    there = [run for run in devices.runs if run.failed]
-    failed = built.keys() & {*(key for key, lines in built.items() if lines), *map(_key, checked), *(run.key for run in there)}
-    lines = (*(line for lines in built.values() for line in lines), *_device_lines(there), *map(_check_line, checked))
-    undecided = sum(check.status in ("not measured", "invalid") for check in checks)
+    failing = failed(pack, devices, checks)
+    undecided = sum(check.status in _UNDECIDED for check in checks)
+    lines = _failures(pack, devices, checks)
     if lines:
-        return Verdict(False, _failed_words(len(failed), len(built), len(checked)), tuple(dict.fromkeys(lines)), undecided)
-    return Verdict(True, "The artifact passed" if len(built) == 1 else f"All {len(built)} artifacts passed", (), undecided)
+        words = _failed_words(sum(_key(artifact) in failing for artifact in pack.artifacts), total, checks)
+        return Verdict(False, words, lines, undecided)
+    return Verdict(True, "The artifact passed" if total == 1 else f"All {total} artifacts passed", (), undecided)
 
 
-def _failed_words(failed: int, total: int, checks: int) -> str:
-    """Checks of what the pack does not hold are of no artifact."""
-    return f"{failed} of {count_words(total, 'artifact')} failed" if failed else f"{count_words(checks, 'check')} failed"
+def failed(pack: Pack, devices: OnDevices = NOWHERE, checks: Sequence[Check] = ()) -> frozenset[str]:
+    """The artifacts ("android w8a8") that missed something when they were built, on a device, or in a check."""
+    built = (_key(artifact) for artifact in pack.artifacts if artifact.failures)
+    there = (run.key for run in devices.runs if run.failed)
+    return frozenset((*built, *there, *(_key(check) for check in checks if check.status == "fail")))
 
 
-def _device_lines(runs: Iterable[Run]) -> list[str]:
-    return [f"{run.key} on {run.device_name}: {line}" for run in runs for line in run.measurement.failures]
+def _failures(pack: Pack, devices: OnDevices, checks: Sequence[Check]) -> tuple[str, ...]:
+    """Each once, in the words of whoever found it."""
+    built = (line for artifact in pack.artifacts for line in artifact.failures)
+    there = (f"{line} (on {run.device_name})" for run in devices.runs for line in run.measurement.failures)
+    checked = (f"{_key(check)}, {check.name}: {check.words}" for check in checks if check.status == "fail")
+    return tuple(dict.fromkeys((*built, *there, *checked)))
 
 
-def _check_line(check: Check) -> str:
-    return f"{_key(check)}, {check.name}: {check.words}"
+def _failed_words(count: int, total: int, checks: Sequence[Check]) -> str:
+    """Checks of what the pack does not hold fail no artifact of it."""
+    if count:
+        return f"{count} of {count_words(total, 'artifact')} failed"
+    return f"{count_words(sum(check.status == 'fail' for check in checks), 'check')} failed"
 
 
 def _key(of: Check | ArtifactRecord) -> str:
     return f"{of.target} {of.scheme}"
 
 
-def rows(pack: Pack, devices: OnDevices = NOWHERE) -> tuple[Row, ...]:
+def rows(pack: Pack, devices: OnDevices = NOWHERE, checks: Sequence[Check] = ()) -> tuple[Row, ...]:
     """The overview, in the pack's order."""
     fp32 = {artifact.target: artifact.file.bytes for artifact in pack.artifacts if artifact.scheme == "fp32"}
-    return tuple(_row(index, artifact, fp32.get(artifact.target), devices.best(artifact)) for index, artifact in enumerate(pack.artifacts))
+    failing = failed(pack, devices, checks)
+    return tuple(
+        _row(index, artifact, fp32.get(artifact.target), devices.best(artifact), _key(artifact) in failing)
+        for index, artifact in enumerate(pack.artifacts)
+    )
 
 
 def gaps(pack: Pack, devices: OnDevices = NOWHERE) -> tuple[Gap, ...]:
     """What was not measured and why, equal reasons together."""
     artifacts = pack.artifacts
-    built_here = [artifact for artifact in artifacts if not devices.has_speed(artifact)]
-    untimed = [
-        ("Latency", artifact.no_latency or "no reason was recorded", artifact) for artifact in built_here if artifact.latency is None
-    ]
-    no_speed = [
-        ("Latency", f"times of kind “{artifact.latency.truth}” are no speed and are not shown", artifact)
-        for artifact in built_here
-        if artifact.latency is not None and artifact.latency.truth not in TIMES_ARE_SPEEDS
-    ]
     elsewhere = [
         ("Speed on the target device", _why_elsewhere(artifact), artifact) for artifact in artifacts if _is_elsewhere(artifact, devices)
     ]
+    untimed = [("Latency", _why_untimed(artifact), artifact) for artifact in artifacts if _is_untimed(artifact, devices)]
     interpreted = [
         ("The platform's own runtime", f"outputs are {artifact.parity.truth}: {TRUTHS[artifact.parity.truth]}", artifact)
         for artifact in artifacts
@@ -211,7 +223,18 @@ def gaps(pack: Pack, devices: OnDevices = NOWHERE) -> tuple[Gap, ...]:
     ]
     unscored = [("Accuracy", "no labelled evaluation samples were given", artifact) for artifact in artifacts if artifact.accuracy is None]
     tails = [gap for artifact in artifacts if artifact.latency is not None for gap in _missing_quantiles(artifact, artifact.latency)]
-    return _grouped([*elsewhere, *untimed, *no_speed, *_missing_ratios(artifacts), *interpreted, *unscored, *tails])
+    return _grouped([*elsewhere, *untimed, *_missing_ratios(artifacts), *interpreted, *unscored, *tails])
+
+
+def _is_untimed(artifact: ArtifactRecord, devices: OnDevices) -> bool:
+    built = artifact.latency is not None and artifact.latency.truth in TIMES_ARE_SPEEDS
+    return not built and not devices.has_speed(artifact)
+
+
+def _why_untimed(artifact: ArtifactRecord) -> str:
+    if artifact.latency is not None:
+        return f"times of kind “{artifact.latency.truth}” are no speed and are not shown"
+    return artifact.no_latency or "no reason was recorded"
 
 
 def _is_elsewhere(artifact: ArtifactRecord, devices: OnDevices) -> bool:
@@ -227,7 +250,7 @@ def _why_elsewhere(artifact: ArtifactRecord) -> str:
 
 def _view(pack: Pack, devices: OnDevices, checks: Sequence[Check]) -> dict[str, Any]:
     """Everything the template names."""
-    overview = rows(pack, devices)
+    overview = rows(pack, devices, checks)
     return {
         "pack": pack,
         "verdict": verdict(pack, devices, checks),
@@ -257,12 +280,10 @@ def _task_words(overview: Sequence[Row]) -> TaskWords:
     return _TASKS[measured]
 
 
-def _row(index: int, artifact: ArtifactRecord, fp32_bytes: int | None, on_device: Run | None) -> Row:
+def _row(index: int, artifact: ArtifactRecord, fp32_bytes: int | None, on_device: Run | None, is_failed: bool) -> Row:
     ratio = None if artifact.scheme == "fp32" or not fp32_bytes else artifact.file.bytes / fp32_bytes
     latency = artifact.latency if artifact.latency is not None and artifact.latency.truth in TIMES_ARE_SPEEDS else None
-    return Row(
-        f"{artifact.target} {artifact.scheme}", f"artifact-{index}", artifact, ratio, worst_output(artifact.parity), latency, on_device
-    )
+    return Row(_key(artifact), f"artifact-{index}", artifact, ratio, worst_output(artifact.parity), latency, on_device, is_failed)
 
 
 def _timed(row: Row, latency: Latency) -> Timed:

@@ -101,9 +101,12 @@ def curve_figure(key: str, latency: Latency) -> CurveFigure | None:
     points = sorted((point for point in latency.curve if _is_point(point)), key=lambda point: point.seconds)
     if len(points) < 2:
         return None
-    across = figures.axis([point.seconds for point in points], short_seconds, from_zero=True)
-    up = figures.axis([point.p50_ms for point in points], _milliseconds_tick, from_zero=True)
-    line = figures.segments([(point.seconds, point.p50_ms) for point in points], across, up)
+    # In the unit it is labelled in, so that its ticks are round numbers of it.
+    unit, seconds = _unit(points[-1].seconds)
+    joined = [(point.seconds / seconds, point.p50_ms) for point in points]
+    across = figures.axis([x for x, _ in joined], lambda time: f"{time:.4g} {unit}", from_zero=True)
+    up = figures.axis([y for _, y in joined], _milliseconds_tick, from_zero=True)
+    line = figures.segments(joined, across, up)
     return CurveFigure(key, across, up, line, _course(points), bool(latency.invalid))
 
 
@@ -118,11 +121,16 @@ def ratio_figure(compared: Sequence[tuple[str, Comparison, bool]]) -> RatioFigur
     return RatioFigure(scale, scale.at(1.0), tuple(_ratio_track(*each, scale) for each in drawable))
 
 
-def short_seconds(value: float) -> str:
-    """A time since the start of a run: "40 s", "2.5 min"."""
-    if value < 120:
-        return f"{value:.3g} s"
-    return f"{value / 60:.3g} min" if value < 7200 else f"{value / 3600:.3g} h"
+def _unit(seconds: float) -> tuple[str, float]:
+    """What a run of this length is told in, and its seconds."""
+    if seconds < 120:
+        return "s", 1.0
+    return ("min", 60.0) if seconds < 7200 else ("h", 3600.0)
+
+
+def _short_time(seconds: float) -> str:
+    unit, each = _unit(seconds)
+    return f"{seconds / each:.3g} {unit}"
 
 
 def _latency_figure(target: str, timed: Sequence[Timed]) -> LatencyFigure:
@@ -171,7 +179,7 @@ def _is_point(point: CurvePoint) -> bool:
 
 def _course(points: Sequence[CurvePoint]) -> str:
     first, last = points[0].p50_ms, points[-1].p50_ms
-    words = f"{milliseconds_words(first)} at first, {milliseconds_words(last)} after {short_seconds(points[-1].seconds)}"
+    words = f"{milliseconds_words(first)} at first, {milliseconds_words(last)} after {_short_time(points[-1].seconds)}"
     return f"{words}: {ratio_words(last / first)} times" if first > 0 else words
 
 
@@ -183,5 +191,5 @@ def _band(margin: float) -> tuple[float, float] | tuple[()]:
 def _ratio_track(key: str, found: Comparison, spoiled: bool, scale: Axis) -> RatioTrack:
     at, ratio, band = scale.at, found.ratio, _band(found.margin)
     worse = found.verdict == "regression" and not spoiled
-    span = Span(key, f"{ratio_words(ratio.value)} ×", at(ratio.value), at(ratio.low), at(ratio.high), None, worse, spoiled)
+    span = Span(key, f"{ratio_words(ratio.value, 3)} ×", at(ratio.value), at(ratio.low), at(ratio.high), None, worse, spoiled)
     return RatioTrack(span, (at(band[0]), at(band[1])) if band else None)

@@ -98,9 +98,9 @@ def tensor_words(tensor: TensorSpec) -> str:
     return f"{tensor.dtype or 'any type'} {shape}" + (f" ({tensor.layout})" if tensor.layout else "")
 
 
-def ratio_words(value: float) -> str:
-    """A ratio with two decimals."""
-    return f"{value:.2f}" if abs(value) < _LARGEST else _NO_NUMBER
+def ratio_words(value: float, decimals: int = 2) -> str:
+    """A ratio."""
+    return f"{value:.{decimals}f}" if abs(value) < _LARGEST else _NO_NUMBER
 
 
 def _three_digits(value: float) -> str:
