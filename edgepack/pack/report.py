@@ -222,7 +222,7 @@ def gaps(pack: Pack, devices: OnDevices = NOWHERE) -> tuple[Gap, ...]:
         if artifact.parity.truth in NOT_ITS_RUNTIME and not devices.has_outputs(artifact)
     ]
     unscored = [("Accuracy", "no labelled evaluation samples were given", artifact) for artifact in artifacts if artifact.accuracy is None]
-    tails = [gap for artifact in artifacts if artifact.latency is not None for gap in _missing_quantiles(artifact, artifact.latency)]
+    tails = [gap for artifact in artifacts for gap in _missing_quantiles(artifact, _best_latency(artifact, devices))]
     return _grouped([*elsewhere, *untimed, *_missing_ratios(artifacts), *interpreted, *unscored, *tails])
 
 
@@ -369,12 +369,20 @@ def _by_level(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: finding.level != "error")
 
 
-def _missing_quantiles(artifact: ArtifactRecord, latency: Latency) -> list[tuple[str, str, ArtifactRecord]]:
+def _best_latency(artifact: ArtifactRecord, devices: OnDevices) -> Latency | None:
+    """The one a reader goes by: of the target device, else of the build."""
+    best = devices.best(artifact)
+    return best.latency if best else artifact.latency
+
+
+def _missing_quantiles(artifact: ArtifactRecord, latency: Latency | None) -> list[tuple[str, str, ArtifactRecord]]:
+    if latency is None or latency.truth not in TIMES_ARE_SPEEDS:
+        return []
     held = {0.5: latency.p50, 0.9: latency.p90, 0.99: latency.p99}
     return [
         (f"p{100 * q:.0f} of the latency", f"it needs {fewest_samples(q)} samples, {latency.samples} were taken", artifact)
         for q, estimate in held.items()
-        if estimate is None and latency.truth in TIMES_ARE_SPEEDS
+        if estimate is None
     ]
 
 

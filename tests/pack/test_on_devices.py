@@ -211,6 +211,13 @@ def test_speed_on_the_target_is_missing_until_a_sound_measurement_on_a_match() -
     assert "run edgepack bench PACK --device ADDRESS" in Page(render(pack)).text
 
 
+def test_a_quantile_that_the_target_device_gave_is_not_missing_and_one_it_did_not_give_is() -> None:
+    pack, p99 = sample_pack(), "p99 of the latency"
+    assert f"{PI} w8a8" in missing(pack, p99)
+    assert f"{PI} w8a8" not in missing(pack, p99, one(timed(0.6, samples=1200)))
+    assert f"{PI} w8a8" in missing(pack, "p90 of the latency", one(timed(0.6, samples=40)))
+
+
 def test_a_run_in_the_platforms_own_runtime_closes_the_gap_of_the_interpreter() -> None:
     pack = sample_pack()
     own = measured(pack, "ios", "fp32", {"processor": "Apple M4"}, timed(0.2, truth="host"), "host")
