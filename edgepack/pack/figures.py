@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, isfinite, log10
+from itertools import pairwise
+from math import ceil, floor, isfinite, isnan, log10
 
 # A figure at 390 px has room for four labels of five characters.
 _TICKS = 4
 # What float64 can tell apart on an axis with room to spare, and beyond which no figure is a measurement.
 _NARROWEST, _LARGEST = 1e-10, 1e15
+# What a track has room for at 2 pixels a bar or a stretch.
+_MOST_DRAWN = 240
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,9 @@ class Axis:
     ticks: tuple[Tick, ...]
 
     def at(self, value: float) -> float:
-        """Position in percent, held inside the track."""
+        """Position in percent, held inside the track; what is no number stands at its start."""
+        if isnan(value):
+            return 0.0
         return round(min(max(100 * (value - self.low) / (self.high - self.low), 0.0), 100.0), 3)
 
 
@@ -64,6 +69,16 @@ class Bar:
     height: float
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a line: from and to, positions in percent, y from the bottom."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
 def axis(
     values: Iterable[float], words: Callable[[float], str], *, from_zero: bool = False, limits: tuple[float, float] | None = None
 ) -> Axis:
@@ -101,6 +116,24 @@ def bars(edges: Sequence[float], counts: Sequence[int], scale: Axis) -> tuple[Ba
         Bar(scale.at(left), max(round(scale.at(right) - scale.at(left), 3), 0.5), round(100 * density / tallest, 2))
         for (left, right, _), density in zip(inside, densities, strict=True)
     )
+
+
+def coarser(edges: Sequence[float], counts: Sequence[int]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """The same histogram in no more bins than can be told apart; the last, long one stays for itself."""
+    stride = ceil(len(counts) / _MOST_DRAWN)
+    if stride <= 1:
+        return tuple(edges), tuple(counts)
+    starts = [*range(0, len(counts) - 1, stride), len(counts) - 1]
+    ends = [*starts[1:], len(counts)]
+    return (*(edges[start] for start in starts), edges[-1]), tuple(sum(counts[start:end]) for start, end in zip(starts, ends, strict=True))
+
+
+def segments(points: Sequence[tuple[float, float]], across: Axis, up: Axis) -> tuple[Segment, ...]:
+    """A line through points (x, y), thinned to what can be told apart."""
+    stride = ceil(len(points) / _MOST_DRAWN) or 1
+    kept = [*points[:-1:stride], *points[-1:]]
+    at = [(across.at(x), up.at(y)) for x, y in kept]
+    return tuple(Segment(*start, *end) for start, end in pairwise(at))
 
 
 def _with_ticks(low: float, high: float, step: float, words: Callable[[float], str]) -> Axis:

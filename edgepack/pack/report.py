@@ -5,37 +5,68 @@ The template prints; what it prints is decided here. Nothing is loaded from anyw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgepack.backends.artifact import Finding
 from edgepack.latency.statistics import fewest_samples
 from edgepack.pack import figures
-from edgepack.pack.figures import Axis, Bar, Span
-from edgepack.pack.manifest import ArtifactRecord, Estimate, FileRecord, Latency, OutputParity, Pack, Truth
-from edgepack.student.spec import TensorSpec
+from edgepack.pack.figures import Axis, Span
+from edgepack.pack.manifest import ArtifactRecord, Estimate, FileRecord, Latency, Measurement, OutputParity, Pack, Truth
+from edgepack.pack.on_devices import NOWHERE, OnDevices, Run, on_devices, worst_output
+from edgepack.pack.time_figures import Timed, latency_figures
+from edgepack.pack.words import (
+    FILTERS,
+    NOT_ITS_RUNTIME,
+    TIMES_ARE_SPEEDS,
+    TRUTHS,
+    count_words,
+    decibel_words,
+    percent_tick,
+    percent_words,
+    short_tick,
+    size_words,
+)
 
-# What each kind of truth means to a reader, and whether a time of this kind is a speed at all.
-TRUTHS: dict[Truth, str] = {
-    "measured": "taken on a device that matches the target",
-    "host": "real runtime and real time, but on the machine that built this pack, which is not the target",
-    "emulated": "run under an emulator of the target's processor; results count, times do not",
-    "simulated": "run in an interpreter of the format, not in the platform's own runtime; results count, times do not",
-    "predicted": "computed from a model of the hardware, not run",
-}
-_TIMES_ARE_SPEEDS: frozenset[Truth] = frozenset({"measured", "host", "predicted"})
-# Outputs of these kinds did not come from the platform's own runtime.
-_NOT_ITS_RUNTIME: frozenset[Truth] = frozenset({"simulated", "emulated", "predicted"})
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+class Check(Protocol):
+    """One line of the gate (``edgepack.latency.gate``).
+
+    ``status`` is "pass", "fail", "not measured", "invalid" or "no budget"; ``words`` say what was found and what is demanded.
+    """
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def words(self) -> str: ...
+
+
+# How a check's status is coloured. Neither a missing nor a spoiled measurement satisfies anything, nor does it fail the artifact.
+_MARKS = {"pass": "passed", "fail": "failed", "no budget": "soft"}
+
+_UNDECIDED = frozenset({"not measured", "invalid"})
+_VERDICT_MARKS = {"regression": "failed", "improvement": "passed", "no difference": "soft", "inconclusive": "warning"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The headline: ``passed`` colours it, ``failures`` are the gate's own lines."""
+    """The headline: ``passed`` colours it, ``failures`` are the gate's own lines, ``undecided`` counts checks without an answer."""
 
     passed: bool
     headline: str
     failures: tuple[str, ...]
+    undecided: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +94,8 @@ class Row:
         size_ratio: bytes over those of the target's fp32 artifact, None where there is none or this is it.
         worst: the output nearest to, or furthest below, its floor.
         latency: None also where its kind of truth makes it no speed.
+        on_device: its speed on a device that matches the target.
+        failed: whether it missed something when it was built, on a device, or in a check.
     """
 
     key: str
@@ -71,11 +104,8 @@ class Row:
     size_ratio: float | None
     worst: OutputParity | None
     latency: Latency | None
-
-    @property
-    def failed(self) -> bool:
-        """Whether a gate did not hold."""
-        return bool(self.artifact.failures)
+    on_device: Run | None
+    failed: bool
 
 
 @dataclass(frozen=True)
@@ -87,23 +117,11 @@ class SpanFigure:
 
 
 @dataclass(frozen=True)
-class LatencyTrack:
-    """One artifact's times: histogram, the p50 interval and the p90 mark, positions in percent; ``beyond`` counts what lies right."""
+class Checked:
+    """The gate's checks of one artifact, each with the class of its mark."""
 
-    row: Row
-    bars: tuple[Bar, ...]
-    p50: Span | None
-    p90: float | None
-    beyond: str
-
-
-@dataclass(frozen=True)
-class LatencyFigure:
-    """The artifacts of one target under one axis."""
-
-    target: str
-    axis: Axis
-    tracks: tuple[LatencyTrack, ...]
+    key: str
+    checks: tuple[tuple[Check, str], ...]
 
 
 @dataclass(frozen=True)
@@ -115,8 +133,19 @@ class Gap:
     artifacts: tuple[str, ...]
 
 
-def render(pack: Pack) -> str:
-    """The report of a pack as HTML text (UTF-8 when written)."""
+def render(pack: Pack, measurements: Sequence[Measurement] = (), checks: Sequence[Check] = ()) -> str:
+    """The report of a pack as HTML text (UTF-8 when written).
+
+    Args:
+        measurements: what ``edgepack bench`` left in the pack, newest first.
+        checks: what the gate found.
+    """
+    return _environment().get_template("report.html").render(**_view(pack, on_devices(pack, measurements), checks))
+
+
+@cache
+def _environment() -> Environment:
+    """Compiling the templates takes longer than filling them in."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -126,67 +155,120 @@ def render(pack: Pack) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(_FILTERS)
-    return environment.get_template("report.html").render(**_view(pack))
+    environment.filters.update(FILTERS)
+    return environment
 
 
-def verdict(pack: Pack) -> Verdict:
-    """Whether every artifact passed, in words."""
-    failures = tuple(line for artifact in pack.artifacts for line in artifact.failures)
-    total, failed = len(pack.artifacts), sum(bool(artifact.failures) for artifact in pack.artifacts)
+def verdict(pack: Pack, devices: OnDevices = NOWHERE, checks: Sequence[Check] = ()) -> Verdict:
+    """Whether every artifact passed its build's gate, on every device, and the checks; in words."""
+    total = len(pack.artifacts)
     if not total:
         return Verdict(False, "This pack holds no artifact", ())
-    if failed:
-        return Verdict(False, f"{failed} of {_count(total, 'artifact')} failed", failures)
-    return Verdict(True, "The artifact passed" if total == 1 else f"All {total} artifacts passed", ())
+    failing = failed(pack, devices, checks)
+    undecided = sum(check.status in _UNDECIDED for check in checks)
+    lines = _failures(pack, devices, checks)
+    if lines:
+        words = _failed_words(sum(_key(artifact) in failing for artifact in pack.artifacts), total, checks)
+        return Verdict(False, words, lines, undecided)
+    return Verdict(True, "The artifact passed" if total == 1 else f"All {total} artifacts passed", (), undecided)
 
 
-def rows(pack: Pack) -> tuple[Row, ...]:
+def failed(pack: Pack, devices: OnDevices = NOWHERE, checks: Sequence[Check] = ()) -> frozenset[str]:
+    """The artifacts ("android w8a8") that missed something when they were built, on a device, or in a check."""
+    built = (_key(artifact) for artifact in pack.artifacts if artifact.failures)
+    there = (run.key for run in devices.runs if run.failed)
+    return frozenset((*built, *there, *(_key(check) for check in checks if check.status == "fail")))
+
+
+def _failures(pack: Pack, devices: OnDevices, checks: Sequence[Check]) -> tuple[str, ...]:
+    """Each once, in the words of whoever found it."""
+    built = (line for artifact in pack.artifacts for line in artifact.failures)
+    there = (f"{line} (on {run.device_name})" for run in devices.runs for line in run.measurement.failures)
+    checked = (f"{_key(check)}, {check.name}: {check.words}" for check in checks if check.status == "fail")
+    return tuple(dict.fromkeys((*built, *there, *checked)))
+
+
+def _failed_words(count: int, total: int, checks: Sequence[Check]) -> str:
+    """Checks of what the pack does not hold fail no artifact of it."""
+    if count:
+        return f"{count} of {count_words(total, 'artifact')} failed"
+    return f"{count_words(sum(check.status == 'fail' for check in checks), 'check')} failed"
+
+
+def _key(of: Check | ArtifactRecord) -> str:
+    return f"{of.target} {of.scheme}"
+
+
+def rows(pack: Pack, devices: OnDevices = NOWHERE, checks: Sequence[Check] = ()) -> tuple[Row, ...]:
     """The overview, in the pack's order."""
     fp32 = {artifact.target: artifact.file.bytes for artifact in pack.artifacts if artifact.scheme == "fp32"}
-    return tuple(_row(index, artifact, fp32.get(artifact.target)) for index, artifact in enumerate(pack.artifacts))
+    failing = failed(pack, devices, checks)
+    return tuple(
+        _row(index, artifact, fp32.get(artifact.target), devices.best(artifact), _key(artifact) in failing)
+        for index, artifact in enumerate(pack.artifacts)
+    )
 
 
-def gaps(pack: Pack) -> tuple[Gap, ...]:
+def gaps(pack: Pack, devices: OnDevices = NOWHERE) -> tuple[Gap, ...]:
     """What was not measured and why, equal reasons together."""
     artifacts = pack.artifacts
-    untimed = [("Latency", artifact.no_latency or "no reason was recorded", artifact) for artifact in artifacts if artifact.latency is None]
-    no_speed = [
-        ("Latency", f"times of kind “{artifact.latency.truth}” are no speed and are not shown", artifact)
-        for artifact in artifacts
-        if artifact.latency is not None and artifact.latency.truth not in _TIMES_ARE_SPEEDS
-    ]
     elsewhere = [
-        ("Speed on the target device", "the times shown were not taken on a device that matches the target", artifact)
-        for artifact in artifacts
-        if artifact.latency is not None and artifact.latency.truth in ("host", "predicted")
+        ("Speed on the target device", _why_elsewhere(artifact), artifact) for artifact in artifacts if _is_elsewhere(artifact, devices)
     ]
+    untimed = [("Latency", _why_untimed(artifact), artifact) for artifact in artifacts if _is_untimed(artifact, devices)]
     interpreted = [
         ("The platform's own runtime", f"outputs are {artifact.parity.truth}: {TRUTHS[artifact.parity.truth]}", artifact)
         for artifact in artifacts
-        if artifact.parity.truth in _NOT_ITS_RUNTIME
+        if artifact.parity.truth in NOT_ITS_RUNTIME and not devices.has_outputs(artifact)
     ]
     unscored = [("Accuracy", "no labelled evaluation samples were given", artifact) for artifact in artifacts if artifact.accuracy is None]
-    tails = [gap for artifact in artifacts if artifact.latency is not None for gap in _missing_quantiles(artifact, artifact.latency)]
-    return _grouped([*elsewhere, *untimed, *no_speed, *_missing_ratios(artifacts), *interpreted, *unscored, *tails])
+    tails = [gap for artifact in artifacts for gap in _missing_quantiles(artifact, _best_latency(artifact, devices))]
+    return _grouped([*elsewhere, *untimed, *_missing_ratios(artifacts), *interpreted, *unscored, *tails])
 
 
-def _view(pack: Pack) -> dict[str, Any]:
+def _is_untimed(artifact: ArtifactRecord, devices: OnDevices) -> bool:
+    built = artifact.latency is not None and artifact.latency.truth in TIMES_ARE_SPEEDS
+    return not built and not devices.has_speed(artifact)
+
+
+def _why_untimed(artifact: ArtifactRecord) -> str:
+    if artifact.latency is not None:
+        return f"times of kind “{artifact.latency.truth}” are no speed and are not shown"
+    return artifact.no_latency or "no reason was recorded"
+
+
+def _is_elsewhere(artifact: ArtifactRecord, devices: OnDevices) -> bool:
+    built = artifact.latency is not None and artifact.latency.truth == "measured"
+    return not built and devices.best(artifact) is None
+
+
+def _why_elsewhere(artifact: ArtifactRecord) -> str:
+    if artifact.runner == "mil":
+        return "edgepack bench reaches no device of its platform"
+    return "no sound measurement on a device that matches the target: run edgepack bench PACK --device ADDRESS"
+
+
+def _view(pack: Pack, devices: OnDevices, checks: Sequence[Check]) -> dict[str, Any]:
     """Everything the template names."""
-    overview = rows(pack)
+    overview = rows(pack, devices, checks)
     return {
         "pack": pack,
-        "verdict": verdict(pack),
+        "verdict": verdict(pack, devices, checks),
+        "devices": devices,
+        "checked": _checked(checks),
+        "anchors": {row.key: row.anchor for row in overview},
+        "truth_words": TRUTHS,
+        "verdict_marks": _VERDICT_MARKS,
         "rows": overview,
-        "truths": _truths_used(overview),
+        "truths": _truths_used(overview, devices),
         "timed_on": _processors(overview),
         "size_figure": _size_figure(overview),
         "accuracy_figure": _accuracy_figure(overview),
         "task": _task_words(overview),
         "parity_figure": _parity_figure(overview),
-        "latency_figures": _latency_figures(overview),
+        "latency_figures": latency_figures([(row.artifact.target, _timed(row, row.latency)) for row in overview if row.latency]),
         "findings": tuple((row, finding) for row in overview for finding in _by_level(row.artifact.findings)),
-        "gaps": gaps(pack),
+        "gaps": gaps(pack, devices),
         "environments": _environments(overview),
         "files": _files(pack),
     }
@@ -198,23 +280,28 @@ def _task_words(overview: Sequence[Row]) -> TaskWords:
     return _TASKS[measured]
 
 
-def _row(index: int, artifact: ArtifactRecord, fp32_bytes: int | None) -> Row:
+def _row(index: int, artifact: ArtifactRecord, fp32_bytes: int | None, on_device: Run | None, is_failed: bool) -> Row:
     ratio = None if artifact.scheme == "fp32" or not fp32_bytes else artifact.file.bytes / fp32_bytes
-    worst = min(artifact.parity.outputs, key=_margin, default=None)
-    latency = artifact.latency if artifact.latency is not None and artifact.latency.truth in _TIMES_ARE_SPEEDS else None
-    return Row(f"{artifact.target} {artifact.scheme}", f"artifact-{index}", artifact, ratio, worst, latency)
+    latency = artifact.latency if artifact.latency is not None and artifact.latency.truth in TIMES_ARE_SPEEDS else None
+    return Row(_key(artifact), f"artifact-{index}", artifact, ratio, worst_output(artifact.parity), latency, on_device, is_failed)
 
 
-def _margin(output: OutputParity) -> tuple[float, float]:
-    """Sort key: non-finite first, then the smallest distance above the floor, then the lowest SQNR."""
-    reached = float("inf") if output.sqnr_db is None else output.sqnr_db
-    if output.non_finite:
-        return float("-inf"), reached
-    return reached - (output.floor_db or 0.0), reached
+def _timed(row: Row, latency: Latency) -> Timed:
+    return Timed(row.key, row.artifact.scheme, latency, row.failed)
 
 
-def _truths_used(overview: Sequence[Row]) -> tuple[tuple[Truth, str], ...]:
+def _checked(checks: Sequence[Check]) -> tuple[Checked, ...]:
+    """By artifact, in the gate's order."""
+    together: dict[str, list[tuple[Check, str]]] = {}
+    for check in checks:
+        together.setdefault(_key(check), []).append((check, _MARKS.get(check.status, "warning")))
+    return tuple(Checked(key, tuple(held)) for key, held in together.items())
+
+
+def _truths_used(overview: Sequence[Row], devices: OnDevices) -> tuple[tuple[Truth, str], ...]:
+    """Those that tag a number of the overview."""
     used = {row.artifact.parity.truth for row in overview} | {row.latency.truth for row in overview if row.latency}
+    used |= {row.on_device.truth for row in overview if row.on_device}
     return tuple((truth, words) for truth, words in TRUTHS.items() if truth in used)
 
 
@@ -259,33 +346,6 @@ def _parity_figure(overview: Sequence[Row]) -> SpanFigure | None:
     )
 
 
-def _latency_figures(overview: Sequence[Row]) -> tuple[LatencyFigure, ...]:
-    timed = [(row, row.latency) for row in overview if row.latency is not None and row.latency.histogram_counts]
-    targets = dict.fromkeys(row.artifact.target for row, _ in timed)
-    return tuple(_latency_figure(target, [each for each in timed if each[0].artifact.target == target]) for target in targets)
-
-
-def _latency_figure(target: str, timed: Sequence[tuple[Row, Latency]]) -> LatencyFigure:
-    ends = [_body_end(latency) for _, latency in timed]
-    marks = [estimate.high for _, latency in timed for estimate in (latency.p50, latency.p90) if estimate is not None]
-    scale = figures.axis([*ends, *marks], lambda time: short_tick(milliseconds_words(time)), from_zero=True)
-    return LatencyFigure(target, scale, tuple(_latency_track(row, latency, scale) for row, latency in timed))
-
-
-def _body_end(latency: Latency) -> float:
-    """Where the drawn part of a histogram ends: before the tail bin, or a few late queries would squeeze the rest together."""
-    edges = latency.histogram_edges_ms
-    return edges[-2] if len(edges) > 2 else edges[-1]
-
-
-def _latency_track(row: Row, latency: Latency, scale: Axis) -> LatencyTrack:
-    drawn = figures.bars(latency.histogram_edges_ms, latency.histogram_counts, scale)
-    right = sum(latency.histogram_counts[len(drawn) :])
-    beyond = f"{_count(right, 'query', 'queries')} beyond, up to {milliseconds_words(latency.histogram_edges_ms[-1])}" if right else ""
-    p50 = None if latency.p50 is None else _span(row, scale, latency.p50, milliseconds_words(latency.p50.value))
-    return LatencyTrack(row, drawn, p50, None if latency.p90 is None else scale.at(latency.p90.value), beyond)
-
-
 def _span(row: Row, scale: Axis, estimate: Estimate, words: str, mark: float | None = None) -> Span:
     at = scale.at
     return Span(
@@ -296,7 +356,7 @@ def _span(row: Row, scale: Axis, estimate: Estimate, words: str, mark: float | N
         high=at(estimate.high),
         mark=None if mark is None else at(mark),
         failed=row.failed,
-        hollow=row.artifact.parity.truth in _NOT_ITS_RUNTIME,
+        hollow=row.artifact.parity.truth in NOT_ITS_RUNTIME,
     )
 
 
@@ -309,12 +369,20 @@ def _by_level(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: finding.level != "error")
 
 
-def _missing_quantiles(artifact: ArtifactRecord, latency: Latency) -> list[tuple[str, str, ArtifactRecord]]:
+def _best_latency(artifact: ArtifactRecord, devices: OnDevices) -> Latency | None:
+    """The one a reader goes by: of the target device, else of the build."""
+    best = devices.best(artifact)
+    return best.latency if best else artifact.latency
+
+
+def _missing_quantiles(artifact: ArtifactRecord, latency: Latency | None) -> list[tuple[str, str, ArtifactRecord]]:
+    if latency is None or latency.truth not in TIMES_ARE_SPEEDS:
+        return []
     held = {0.5: latency.p50, 0.9: latency.p90, 0.99: latency.p99}
     return [
         (f"p{100 * q:.0f} of the latency", f"it needs {fewest_samples(q)} samples, {latency.samples} were taken", artifact)
         for q, estimate in held.items()
-        if estimate is None and latency.truth in _TIMES_ARE_SPEEDS
+        if estimate is None
     ]
 
 
@@ -330,7 +398,7 @@ def _missing_ratios(artifacts: Sequence[ArtifactRecord]) -> list[tuple[str, str,
 
 
 def _lacks_ratio(latency: Latency) -> bool:
-    return latency.truth in _TIMES_ARE_SPEEDS and latency.ratio_to_fp32 is None
+    return latency.truth in TIMES_ARE_SPEEDS and latency.ratio_to_fp32 is None
 
 
 def _grouped(found: Iterable[tuple[str, str, ArtifactRecord]]) -> tuple[Gap, ...]:
@@ -361,88 +429,3 @@ def _files(pack: Pack) -> tuple[tuple[str, FileRecord], ...]:
         ("golden reference, float64", pack.golden_reference),
     ]
     return tuple((what, file) for what, file in named if file is not None)
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def size_words(count: float) -> str:
-    """Bytes, decimal units: "812 B", "39.1 kB", "4.65 MB"."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{_three_digits(count / size)} {unit}"
-    return f"{count:.0f} B"
-
-
-def milliseconds_words(value: float) -> str:
-    """A time given in milliseconds, three digits: "87.2 µs", "1.23 ms", "2.40 s"."""
-    if value >= 1000:
-        return f"{_three_digits(value / 1000)} s"
-    return f"{_three_digits(value)} ms" if value >= 0.1 or value == 0 else f"{_three_digits(value * 1000)} µs"
-
-
-def milliseconds_range(estimate: Estimate) -> str:
-    """The interval of a time given in milliseconds; the unit once where both ends have the same."""
-    low, high = milliseconds_words(estimate.low), milliseconds_words(estimate.high)
-    number, _, unit = low.partition(" ")
-    return f"{number} to {high}" if high.endswith(f" {unit}") else f"{low} to {high}"
-
-
-def percent_range(estimate: Estimate) -> str:
-    """The interval of a fraction of 1 as percentages."""
-    return f"{100 * estimate.low:.1f} to {percent_words(estimate.high)}"
-
-
-def percent_words(fraction: float) -> str:
-    """A fraction of 1 as a percentage with one decimal."""
-    return f"{100 * fraction:.1f} %"
-
-
-def short_tick(words: str) -> str:
-    """An axis label without the zeros it does not need: "1.50 ms" as "1.5 ms"."""
-    number, _, unit = words.partition(" ")
-    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
-
-
-def percent_tick(fraction: float) -> str:
-    """A fraction of 1 as a percentage with no more decimals than it needs."""
-    return f"{100 * fraction:.4g} %"
-
-
-def points_words(fraction: float) -> str:
-    """A difference of fractions in percentage points, with a true minus sign."""
-    text = f"{100 * fraction:.1f}"
-    return "0.0" if text == "-0.0" else text.replace("-", "−")
-
-
-def decibel_words(output: OutputParity) -> str:
-    """The SQNR of an output, or what stands in its place."""
-    if output.non_finite:
-        return "not finite"
-    return "exact" if output.sqnr_db is None else f"{output.sqnr_db:.1f} dB"
-
-
-def tensor_words(tensor: TensorSpec) -> str:
-    """A tensor as "float32 1 × 3 × 224 × 224 (NCHW)"."""
-    shape = " × ".join(map(str, tensor.shape)) if tensor.shape else "scalar" if tensor.shape == () else "any shape"
-    return f"{tensor.dtype or 'any type'} {shape}" + (f" ({tensor.layout})" if tensor.layout else "")
-
-
-def _three_digits(value: float) -> str:
-    """Three significant digits without an exponent below 1000."""
-    decimals = next((digits for limit, digits in ((1, 3), (10, 2), (100, 1)) if abs(value) < limit), 0)
-    return f"{value:.{decimals}f}"
-
-
-_FILTERS: dict[str, Callable[..., str]] = {
-    "size": size_words,
-    "milliseconds": milliseconds_words,
-    "milliseconds_range": milliseconds_range,
-    "percent_range": percent_range,
-    "percent": percent_words,
-    "points": points_words,
-    "decibels": decibel_words,
-    "tensor": tensor_words,
-    "count": _count,
-}

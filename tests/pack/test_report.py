@@ -31,7 +31,8 @@ from edgepack.pack.manifest import (
     Parity,
     Truth,
 )
-from edgepack.pack.report import gaps, milliseconds_range, milliseconds_words, points_words, render, rows, size_words, verdict
+from edgepack.pack.report import gaps, render, rows, verdict
+from edgepack.pack.words import milliseconds_range, milliseconds_words, points_words, size_words
 from edgepack.quantize.scheme import Scheme
 from edgepack.student.spec import StudentDescription, TensorSpec
 from edgepack.verify.judge import ParityBudget, Runs, accuracy, judge_accuracy, judge_parity, parity
@@ -172,7 +173,7 @@ def sample_pack() -> Pack:
 _VOID = {"meta", "br", "line", "rect", "circle"}
 
 
-class _Page(HTMLParser):
+class Page(HTMLParser):
     """Reads a page: text, tags, attributes; complains where tags do not nest."""
 
     def __init__(self, html: str) -> None:
@@ -181,7 +182,7 @@ class _Page(HTMLParser):
         self.attributes: list[tuple[str, str]] = []
         self.ids: set[str] = set()
         self.cells: list[tuple[str, str]] = []
-        self.text = ""
+        self.text = self.struck = ""
         self._open: list[str] = []
         self.feed(html)
         self.close()
@@ -208,6 +209,7 @@ class _Page(HTMLParser):
         if self._open and self._open[-1] == "style":
             return
         self.text += data
+        self.struck += data if "s" in self._open else ""
         if "td" in self._open:
             label, words = self.cells[-1]
             self.cells[-1] = (label, words + data)
@@ -222,7 +224,7 @@ def _changed(pack: Pack, target: str, scheme: str, **changes: Any) -> Pack:
 
 
 def test_the_page_is_well_formed_and_every_link_lands_in_it() -> None:
-    page = _Page(render(sample_pack()))
+    page = Page(render(sample_pack()))
     links = {value for name, value in page.attributes if name == "href"}
     assert links
     assert {link.removeprefix("#") for link in links} <= page.ids
@@ -230,7 +232,7 @@ def test_the_page_is_well_formed_and_every_link_lands_in_it() -> None:
 
 def test_the_page_loads_nothing_and_runs_nothing() -> None:
     html = render(sample_pack())
-    page = _Page(html)
+    page = Page(html)
     assert (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in dict(page.attributes)["content"] or "default-src 'none'" in html
     )
@@ -240,7 +242,7 @@ def test_the_page_loads_nothing_and_runs_nothing() -> None:
 
 
 def test_no_string_of_a_pack_can_leave_the_text_it_stands_in() -> None:
-    clean, page = _Page(render(sample_pack())), _Page(render(msgspec.convert(_poisoned(msgspec.to_builtins(sample_pack())), Pack)))
+    clean, page = Page(render(sample_pack())), Page(render(msgspec.convert(poisoned(msgspec.to_builtins(sample_pack())), Pack)))
     assert page.tags == clean.tags
     assert {name for name, _ in page.attributes} == {name for name, _ in clean.attributes}
     assert page.text.count(_HOSTILE) > 50
@@ -251,15 +253,16 @@ _HOSTILE = """</style><script>alert(1)</script>"'><img src=x onerror=alert(2)>${
 
 # Keys that are a user's or a machine's words, not the schema's; strings that are the schema's, not a user's.
 _FREE_KEYS = {"Conv", "onnx", "processor", "kernel"}
-_SCHEMA_WORDS = {"fp32", "w8a8", "host", "simulated", "top-1"}
+_SCHEMA_WORDS = {"fp32", "w8a8", "host", "measured", "emulated", "simulated", "top-1", "litert", "mil", "ort"}
+_SCHEMA_WORDS |= {"regression", "improvement", "no difference"}
 
 
-def _poisoned(value: Any) -> Any:
+def poisoned(value: Any) -> Any:
     """The pack's data with every free string made hostile."""
     if isinstance(value, dict):
-        return {name + _HOSTILE if name in _FREE_KEYS else name: _poisoned(each) for name, each in value.items()}
+        return {name + _HOSTILE if name in _FREE_KEYS else name: poisoned(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_poisoned(each) for each in value]
+        return [poisoned(each) for each in value]
     return value + _HOSTILE if isinstance(value, str) and value not in _SCHEMA_WORDS else value
 
 
@@ -268,7 +271,7 @@ def test_a_failure_leads_the_page_with_the_gates_own_lines() -> None:
     found = verdict(pack)
     assert (found.passed, found.headline) == (False, "1 of 6 artifacts failed")
     assert len(found.failures) == 2
-    text = _Page(render(pack)).text
+    text = Page(render(pack)).text
     assert all(line in text for line in found.failures)
     assert text.index("1 of 6 artifacts failed") < text.index("Artifacts")
 
@@ -276,13 +279,13 @@ def test_a_failure_leads_the_page_with_the_gates_own_lines() -> None:
 def test_a_pack_that_passed_says_so_and_points_to_what_is_missing() -> None:
     pack = sample_pack()
     passed = replace(pack, artifacts=tuple(each for each in pack.artifacts if not each.failures))
-    text = _Page(render(passed)).text
+    text = Page(render(passed)).text
     assert "All 5 artifacts passed" in text
     assert "What was not measured is listed below" in text
 
 
 def test_every_time_carries_its_kind_of_truth_and_says_where_it_was_taken() -> None:
-    page = _Page(render(sample_pack()))
+    page = Page(render(sample_pack()))
     times = [words for label, words in page.cells if label == "Time of one query" and "ms" in words]
     assert len(times) == 4
     assert all("host" in words for words in times)
@@ -294,7 +297,7 @@ def test_every_time_carries_its_kind_of_truth_and_says_where_it_was_taken() -> N
 def test_a_time_that_is_no_speed_is_never_printed(truth: Truth) -> None:
     slow = replace(_latency(None, 9), truth=truth, p50=Estimate(771.7, 770.7, 772.7), p90=Estimate(881.8, 880.8, 882.8))
     pack = _changed(sample_pack(), "ios", "fp32", latency=slow, no_latency="")
-    text = _Page(render(pack)).text
+    text = Page(render(pack)).text
     assert not re.search(r"77[0-9]|88[0-9]", re.sub(r"[0-9a-f]{64}", "", text))
     assert f"times of kind “{truth}” are no speed and are not shown" in text
 
@@ -303,21 +306,21 @@ def test_a_measured_time_is_tagged_measured_and_not_listed_as_missing() -> None:
     pack = sample_pack()
     only = tuple(each for each in pack.artifacts if each.target == "android" and each.scheme == "fp32")
     measured = replace(only[0], latency=replace(_latency(None, 1), truth="measured"))
-    text = _Page(render(replace(pack, artifacts=(measured,)))).text
+    text = Page(render(replace(pack, artifacts=(measured,)))).text
     assert "taken on a device that matches the target" in text
     assert "Speed on the target device" not in text
     assert "not the speed of any target device" not in text
 
 
 def test_reasons_for_what_is_missing_are_given_once_with_all_their_artifacts() -> None:
-    text = _Page(render(sample_pack())).text
+    text = Page(render(sample_pack())).text
     assert text.count("Core ML runs only on Apple systems") == 1
     assert "it needs 1000 samples, 300 were taken" in text
 
 
 def test_every_artifact_but_fp32_is_timed_against_the_fp32_of_its_own_run() -> None:
     pack = sample_pack()
-    words = [text for label, text in _Page(render(pack)).cells if label == "Time against fp32"]
+    words = [text for label, text in Page(render(pack)).cells if label == "Time against fp32"]
     for artifact, shown in zip(pack.artifacts, words, strict=True):
         ratio = artifact.latency.ratio_to_fp32 if artifact.latency else None
         assert (ratio is not None) == (artifact.latency is not None and artifact.scheme != "fp32")
@@ -350,7 +353,7 @@ _LESS: list[Callable[[Pack], Pack]] = [
 
 @pytest.mark.parametrize("less", _LESS, ids=["calibration", "artifacts", "accuracy", "fp32", "student", "outputs", "samples"])
 def test_a_pack_with_parts_missing_still_reads(less: Callable[[Pack], Pack]) -> None:
-    page = _Page(render(less(sample_pack())))
+    page = Page(render(less(sample_pack())))
     assert "None" not in page.text.replace("None.", "")
     assert "nan" not in page.text.split()
 
@@ -364,7 +367,7 @@ def _single_sample() -> Latency:
 def test_an_output_that_is_not_finite_reads_as_such() -> None:
     runs = Runs({"logits": _REFERENCE}, {"logits": _at(128)}, {"logits": _at(25)})
     broken = parity(Scheme.parse("w8a8"), {"logits": _REFERENCE * np.nan}, runs, BUDGET, "host")
-    page = _Page(render(_changed(sample_pack(), "android", "w8a8", parity=broken, failures=judge_parity(broken, "android", "w8a8"))))
+    page = Page(render(_changed(sample_pack(), "android", "w8a8", parity=broken, failures=judge_parity(broken, "android", "w8a8"))))
     assert "not finite" in page.text
     assert "holds 320 NaN or infinite values" in page.text
     assert "-999" not in page.text
