@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Runs of pytest inside tests, of its own plugin.
+pytest_plugins = ["pytester"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -191,7 +191,7 @@ def _why_not_measured(case: _Case) -> str:
     if case.target is None or case.target.hardware is None:
         return f"{case.artifact.target} names no hardware, so no device is known to be it"
     if not case.measurements:
-        return f"nothing was measured; {_BENCH} does on a {case.target.hardware.model}"
+        return f"nothing was measured on a {case.target.hardware.model}"
     newest = case.measurements[0]
     if newest.truth != "measured":
         return f"the newest measurement is {newest.truth}, not of a {case.target.hardware.model} itself"

@@ -180,9 +180,7 @@ def test_a_budget_that_is_none_is_refused(budgets: dict[str, float], words: str)
 def test_only_what_fails_ends_a_release_unless_measuring_is_required() -> None:
     open_budget = Checks([Check(*SUBJECT, "latency p90", "not measured", "nothing was measured")])
     open_budget.demand()
-    with pytest.raises(
-        GateError, match=r"w8a8: latency p90: not measured: nothing was measured -> next: measure on"
-    ) as caught:
+    with pytest.raises(GateError, match=r"w8a8: latency p90: not measured: nothing was measured -> next: measure on") as caught:
         open_budget.demand(require_measured=True)
     assert caught.value.exit_code == 1
     both = Checks([*open_budget, Check(*SUBJECT, "size", "fail", "too large"), Check(*SUBJECT, "latency p90", "invalid", "hot")])
