@@ -32,10 +32,16 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     packs = _packs(config)
     for pack in packs:
         name = _ROOT if len(packs) == 1 else f"{_ROOT}[{pack}]"
-        # Reported as pytest reports collectors of its own, so that items are counted and errors told.
-        report = config.hook.pytest_make_collect_report(collector=PackCollector.from_parent(session, name=name, nodeid=name, pack=pack))
-        config.hook.pytest_collectreport(report=report)
-        items += report.result
+        items += _collected(PackCollector.from_parent(session, name=name, nodeid=name, pack=pack), config)
+
+
+def _collected(collector: PackCollector, config: pytest.Config) -> list[pytest.Item]:
+    """Collected and reported as pytest does it with collectors of its own, so that items are counted and errors told."""
+    report = config.hook.pytest_make_collect_report(collector=collector)
+    # What the call was is no part of a report that pytest-xdist sends.
+    vars(report).pop("call", None)
+    config.hook.pytest_collectreport(report=report)
+    return list(report.result)
 
 
 @pytest.fixture(scope="session")

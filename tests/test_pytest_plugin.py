@@ -70,6 +70,17 @@ def test_what_is_no_pack_ends_the_run_in_a_line(pytester: pytest.Pytester) -> No
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
+@pytest.mark.parametrize("place", ["pack", "absent"])
+def test_workers_of_xdist_share_the_checks(place: str, pytester: pytest.Pytester) -> None:
+    put(pytester.path / "pack", pack())
+    result = pytester.runpytest_subprocess(*PLUGIN, "--edgepack-pack", place, "-n", "2")
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    if place == "pack":
+        result.assert_outcomes(passed=10, failed=2, skipped=18)
+    else:
+        result.stdout.fnmatch_lines(["*absent is not a pack*"])
+
+
 def test_the_fixture_gives_the_checks_of_any_pack_with_budgets_of_the_tests_own(pytester: pytest.Pytester) -> None:
     put(pytester.path / "pack", pack())
     pytester.makepyfile(

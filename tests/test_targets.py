@@ -94,6 +94,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"tables": "[budgets]\naccuracy_drop_points = nan"}, "finite"),
         ({"tables": "[budgets]\nfp32_below_student_db = inf"}, "finite"),
         ({"tables": '[constraints]\nscale_dtype = "bfloat16"'}, "bfloat16"),
+        ({"tables": f"[budgets]\nsize_bytes = {10**400}"}, "finite"),
         ({"tables": "[budgets"}, "board.toml"),
         ({"tables": '[hardware]\nmodel = "A board"'}, "machine"),
         ({"tables": '[hardware]\nmodel = ""\nmachine = "aarch64"'}, "no device"),

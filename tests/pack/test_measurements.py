@@ -105,7 +105,9 @@ def test_a_damaged_file_is_named(content: bytes, words: str, tmp_path: Path) -> 
         ({"created": "yesterday"}, "damaged"),
         ({"created": "0001-01-01T00:00:00+23:59"}, "damaged"),
         ({"truth": "true"}, "damaged"),
-        ({"memory_peak_bytes": -1}, "its memory is negative"),
+        ({"memory_peak_bytes": -1}, "its memory is no number of bytes"),
+        ({"memory_peak_bytes": 10**400}, "its memory is no number of bytes"),
+        ({"latency": msgspec.to_builtins(measurement().latency) | {"samples": 10**400}}, "of no samples"),
         ({"parity": {"truth": "host", "samples": 1, "outputs": []}}, "compared in no output"),
     ],
 )
