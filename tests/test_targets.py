@@ -53,6 +53,14 @@ def test_a_board_needs_no_more_than_its_name_and_machine(tmp_path: Path) -> None
     assert target.hardware is not None and (target.hardware.model, target.hardware.cores) == ("A board", None)
 
 
+def test_the_target_that_the_documentation_shows_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "budgets.md").read_text()
+    (tmp_path / "night-camera.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
+    target = load_target(str(tmp_path / "night-camera.toml"))
+    assert (target.budgets.latency_p90_ms, target.budgets.size_bytes, target.budgets.memory_peak_bytes) == (25.0, 6_000_000, 150_000_000)
+    assert target.hardware is not None and target.hardware.model == "Raspberry Pi 5"
+
+
 def test_what_the_gate_alone_holds_is_no_matter_of_a_verdict(tmp_path: Path) -> None:
     plain = load_target(own(tmp_path)).judged("fp32")
     tables = '[budgets]\nlatency_p90_ms = 5.0\nsize_bytes = 9\nmemory_peak_bytes = 9\n[hardware]\nmodel = "A board"\nmachine = "aarch64"'

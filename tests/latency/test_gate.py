@@ -150,6 +150,7 @@ def test_a_wrong_answer_of_any_device_fails_parity_whatever_ran_since() -> None:
     found = check("parity", pack(), emulated, wrong)
     assert found.status == "fail" and found.words == "measured: output 'logits' is 3.0 dB"
     assert check("parity", pack(), replace(wrong, failures=()), wrong).status == "pass"
+    assert check("parity", pack(), measurement()).words == "25.5 dB (host); 25.5 dB (measured, Raspberry Pi 5 Model B Rev 1.0)"
     hidden = next(held.parity for held in sample_pack().artifacts if (held.target, held.scheme) == ("ios", "w8a8"))
     assert check("parity", pack(), measurement(parity=hidden)).status == "fail"
 
