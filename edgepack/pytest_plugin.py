@@ -32,7 +32,16 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     packs = _packs(config)
     for pack in packs:
         name = _ROOT if len(packs) == 1 else f"{_ROOT}[{pack}]"
-        items += PackCollector.from_parent(session, name=name, nodeid=name, pack=pack).collect()
+        items += _collected(PackCollector.from_parent(session, name=name, nodeid=name, pack=pack), config)
+
+
+def _collected(collector: PackCollector, config: pytest.Config) -> list[pytest.Item]:
+    """Collected and reported as pytest does it with collectors of its own, so that items are counted and errors told."""
+    report = config.hook.pytest_make_collect_report(collector=collector)
+    # What the call was is no part of a report that pytest-xdist sends.
+    vars(report).pop("call", None)
+    config.hook.pytest_collectreport(report=report)
+    return list(report.result)
 
 
 @pytest.fixture(scope="session")
@@ -55,14 +64,14 @@ class PackCollector(pytest.Collector):
         self._pack = pack
 
     def collect(self) -> Iterable[CheckItem]:
-        """One item a check; UsageError when the pack cannot be read."""
+        """One item a check; CollectError when the pack cannot be read."""
         from edgepack import api
         from edgepack.errors import EdgepackError
 
         try:
             found = api.gate(self._pack)
         except EdgepackError as error:
-            raise pytest.UsageError(str(error)) from error
+            raise self.CollectError(str(error)) from error
         names = (f"{check.subject}::{check.name}" for check in found)
         return [CheckItem.from_parent(self, name=name, check=check) for name, check in zip(names, found, strict=True)]
 

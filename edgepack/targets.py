@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Literal
@@ -22,6 +21,9 @@ class TargetError(InputError):
 # A target's name is a folder in the pack, beside the pack's own.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TAKEN = ("golden", "hub", "measurements", "pack.json", "report.html")
+
+# No byte count or rate is larger; NaN and infinity are not below it, nor is an integer that no float holds.
+_MOST = 2**63
 
 
 class TargetConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +56,7 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         # Nothing is ever above NaN or infinity: such a budget could not fail.
-        if not all(math.isfinite(limit) for limit in structs.astuple(self) if limit is not None):
+        if not all(abs(limit) < _MOST for limit in structs.astuple(self) if limit is not None):
             raise ValueError("a budget must be a finite number")
 
     def drop_points(self, metric: str) -> float:
@@ -84,7 +86,7 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.model.strip() or not self.machine.strip():
             raise ValueError("hardware without a model and a machine is no device")
         rates = (self.bytes_per_second, self.cores, *self.operations_per_second.values())
-        if not all(math.isfinite(rate) and rate > 0 for rate in rates if rate is not None) or (self.cache_bytes or 0) < 0:
+        if not all(0 < rate < _MOST for rate in rates if rate is not None) or not 0 <= (self.cache_bytes or 0) < _MOST:
             raise ValueError("what hardware can do is a finite number above 0")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Fixtures pi4, pi5 and ssh_pi.
-pytest_plugins = ["tests.fakes.pi"]
+# Emulated Pis (fixtures pi4, pi5 and ssh_pi), and runs of pytest inside tests, of its own plugin.
+pytest_plugins = ["tests.fakes.pi", "pytester"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -48,6 +48,33 @@ def test_a_users_own_file_is_a_target(tmp_path: Path) -> None:
     assert (target.name, target.budgets.accuracy_drop_points, target.constraints.scale_dtype) == ("my-board", 2.0, "float32")
 
 
+def test_a_board_needs_no_more_than_its_name_and_machine(tmp_path: Path) -> None:
+    target = load_target(own(tmp_path, '[hardware]\nmodel = "A board"\nmachine = "aarch64"'))
+    assert target.hardware is not None and (target.hardware.model, target.hardware.cores) == ("A board", None)
+
+
+def test_the_target_that_the_documentation_shows_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "budgets.md").read_text()
+    (tmp_path / "night-camera.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
+    target = load_target(str(tmp_path / "night-camera.toml"))
+    assert (target.budgets.latency_p90_ms, target.budgets.size_bytes, target.budgets.memory_peak_bytes) == (25.0, 6_000_000, 150_000_000)
+    assert target.hardware is not None and target.hardware.model == "Raspberry Pi 5"
+
+
+def test_what_the_gate_alone_holds_is_no_matter_of_a_verdict(tmp_path: Path) -> None:
+    plain = load_target(own(tmp_path)).judged("fp32")
+    tables = '[budgets]\nlatency_p90_ms = 5.0\nsize_bytes = 9\nmemory_peak_bytes = 9\n[hardware]\nmodel = "A board"\nmachine = "aarch64"'
+    assert load_target(own(tmp_path, tables)).judged("fp32") == plain
+    assert load_target(own(tmp_path, "[budgets]\naccuracy_drop_points = 9.0")).judged("fp32") != plain
+
+
+@pytest.mark.parametrize(("name", "hertz", "float32", "int8"), [("raspberry-pi-5", 2.4e9, 16, 64), ("raspberry-pi-4", 1.8e9, 16, 32)])
+def test_a_pis_limits_are_what_its_pipes_do_in_a_cycle(name: str, hertz: float, float32: int, int8: int) -> None:
+    hardware = load_target(name).hardware
+    assert hardware is not None and (hardware.cores, hardware.machine) == (4, "aarch64")
+    assert hardware.operations_per_second == {"float32": hertz * float32, "int8": hertz * int8}
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(TargetError, match=r"no target 'andriod' -> next: choose from android, ios, .*or give a .toml file"):
         load_target("andriod")
@@ -65,6 +92,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"name": '"My Board"'}, "cannot name a folder"),
         ({"name": '""'}, "cannot name a folder"),
         ({"name": '"golden"'}, "cannot name a folder"),
+        ({"name": '"measurements"'}, "cannot name a folder"),
         ({"backend": '"tensorrt"'}, "tensorrt"),
         ({"runner": '"python"'}, "python"),
         ({"schemes": '["int8"]'}, "scheme 'int8' is not a scheme name"),
@@ -74,7 +102,13 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"tables": "[budgets]\naccuracy_drop_points = nan"}, "finite"),
         ({"tables": "[budgets]\nfp32_below_student_db = inf"}, "finite"),
         ({"tables": '[constraints]\nscale_dtype = "bfloat16"'}, "bfloat16"),
+        ({"tables": f"[budgets]\nsize_bytes = {10**400}"}, "finite"),
         ({"tables": "[budgets"}, "board.toml"),
+        ({"tables": '[hardware]\nmodel = "A board"'}, "machine"),
+        ({"tables": '[hardware]\nmodel = ""\nmachine = "aarch64"'}, "no device"),
+        ({"tables": '[hardware]\nmodel = "A board"\nmachine = "aarch64"\nbytes_per_second = inf'}, "finite"),
+        ({"tables": '[hardware]\nmodel = "A board"\nmachine = "aarch64"\ncores = 0'}, "above 0"),
+        ({"tables": '[hardware]\nmodel = "A board"\nmachine = "aarch64"\noperations_per_second = {int8 = nan}'}, "finite"),
     ],
 )
 def test_a_file_that_is_no_target_is_refused_with_its_name_and_the_reason(changes: dict[str, str], words: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from edgepack.errors import GateError, InputError
 from edgepack.latency.roofline import beaten
-from edgepack.pack.manifest import ArtifactRecord, Estimate, Latency, Measurement, Pack
+from edgepack.pack.manifest import ArtifactRecord, Estimate, Latency, Measurement, Pack, Parity
 from edgepack.targets import Budgets, Hardware, Target
 from edgepack.verify.judge import judge_accuracy, judge_parity
 
@@ -191,7 +191,7 @@ def _why_not_measured(case: _Case) -> str:
     if case.target is None or case.target.hardware is None:
         return f"{case.artifact.target} names no hardware, so no device is known to be it"
     if not case.measurements:
-        return f"nothing was measured; {_BENCH} does on a {case.target.hardware.model}"
+        return f"nothing was measured on a {case.target.hardware.model}"
     newest = case.measurements[0]
     if newest.truth != "measured":
         return f"the newest measurement is {newest.truth}, not of a {case.target.hardware.model} itself"
@@ -249,7 +249,9 @@ def _parity(case: _Case) -> tuple[Status, str]:
     failures += [f"{each.truth}: {line}" for each in newest for line in _device_failures(each)]
     if failures:
         return "fail", _without_subject(failures[0], case)
-    return "pass", "; ".join([_parity_words(artifact), *(f"{each.truth} on {each.device.get('board', 'a device')}" for each in newest)])
+    told = [_parity_words(artifact.parity, artifact.parity.truth)]
+    told += [_parity_words(each.parity, f"{each.truth}, {each.device.get('board', 'a device without a name')}") for each in newest]
+    return "pass", "; ".join(told)
 
 
 def _device_failures(measurement: Measurement) -> Sequence[str]:
@@ -257,9 +259,9 @@ def _device_failures(measurement: Measurement) -> Sequence[str]:
     return list(dict.fromkeys((*measurement.failures, *judged)))
 
 
-def _parity_words(artifact: ArtifactRecord) -> str:
-    finite = [output.sqnr_db for output in artifact.parity.outputs if output.sqnr_db is not None]
-    return f"{min(finite):.1f} dB ({artifact.parity.truth})" if finite else f"exact ({artifact.parity.truth})"
+def _parity_words(parity: Parity, where: str) -> str:
+    finite = [output.sqnr_db for output in parity.outputs if output.sqnr_db is not None]
+    return f"{min(finite):.1f} dB ({where})" if finite else f"exact ({where})"
 
 
 def _without_subject(line: str, case: _Case) -> str:

@@ -14,6 +14,8 @@ from edgepack.student.spec import ImagePreprocessing, TensorSpec
 _RUNNERS = frozenset({"ort", "litert", "mil"})
 # Numbers a sample of pixels may have: 3344 x 3344 in RGB, 134 MB as float32.
 _LARGEST_SAMPLE = 2**25
+# No file is larger; integers of JSON have no end.
+_MOST_BYTES = 2**63
 
 
 def contradictions(pack: Pack) -> Iterator[str]:
@@ -35,11 +37,13 @@ def contradictions_of_measurement(measurement: Measurement) -> Iterator[str]:
     """The same of one measurement."""
     if not measurement.parity.outputs:
         yield "it was compared in no output"
-    if (measurement.memory_peak_bytes or 0) < 0:
-        yield "its memory is negative"
+    if not 0 <= (measurement.memory_peak_bytes or 0) < _MOST_BYTES:
+        yield "its memory is no number of bytes"
     latency = measurement.latency
     if latency is None:
         return
+    if not (0 < latency.samples < _MOST_BYTES and 0 < latency.threads < _MOST_BYTES):
+        yield "its latency is of no samples, or of no threads"
     yield from _latency(latency, "its latency")
     for estimate in (latency.p50, latency.p90, latency.p99):
         if estimate is not None and not _is_time(estimate):
@@ -68,7 +72,7 @@ def _preprocessing(held: ImagePreprocessing) -> Iterator[str]:
 
 
 def _file(record: FileRecord) -> Iterator[str]:
-    if record.bytes < 0 or not record.path:
+    if not 0 <= record.bytes < _MOST_BYTES or not record.path:
         yield f"file '{record.path}' has {record.bytes} bytes"
 
 

@@ -85,10 +85,9 @@ def _put(folder: Path, measurement: Measurement) -> Path:
 
 
 def _name(measurement: Measurement) -> str:
-    """Of letters that every file system takes, sorted by artifact and time."""
-    created = _when(measurement).strftime("%Y%m%dT%H%M%SZ")
-    parts = (measurement.target, measurement.scheme, measurement.truth, created)
-    return "-".join(_UNUSUAL.sub("_", part.lower())[:60] if part != created else part for part in parts)
+    """Of letters that every file system takes, in view, sorted by artifact and time."""
+    words = "-".join(part.lower()[:60] for part in (measurement.target, measurement.scheme, measurement.truth))
+    return f"{_UNUSUAL.sub('_', words).lstrip('.')}-{_when(measurement):%Y%m%dT%H%M%SZ}"
 
 
 def _free(place: Path, name: str) -> Path:

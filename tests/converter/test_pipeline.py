@@ -104,6 +104,15 @@ def test_a_student_with_codes_of_its_own_is_adopted_without_calibration() -> Non
     assert all(branch.judge.inputs["constraints"] == Output("quantize w8a8", "constraints.json") for branch in build.branches)
 
 
+def test_a_latency_budget_and_what_the_hardware_can_do_change_no_step(manifest: Path) -> None:
+    budgets = replace(PI.budgets, latency_p90_ms=5.0, size_bytes=9, memory_peak_bytes=9)
+    other = replace(PI, hardware=None, budgets=budgets)
+    plans = [pipeline(request(target, IOS, schemes=("fp32", "w8", "w8a8"), manifest=manifest)).plan for target in (PI, other)]
+    assert PI.hardware is not None and plans[0].steps == plans[1].steps
+    stricter = replace(PI, budgets=replace(PI.budgets, accuracy_drop_points=0.1))
+    assert pipeline(request(stricter, IOS, schemes=("fp32", "w8", "w8a8"), manifest=manifest)).plan.steps != plans[0].steps
+
+
 def test_an_evaluation_set_is_run_by_student_and_artifact(manifest: Path) -> None:
     build = pipeline(request(PI, schemes=("fp32",), manifest=manifest, has_evaluation=True))
     (branch,) = build.branches

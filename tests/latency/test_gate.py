@@ -150,6 +150,7 @@ def test_a_wrong_answer_of_any_device_fails_parity_whatever_ran_since() -> None:
     found = check("parity", pack(), emulated, wrong)
     assert found.status == "fail" and found.words == "measured: output 'logits' is 3.0 dB"
     assert check("parity", pack(), replace(wrong, failures=()), wrong).status == "pass"
+    assert check("parity", pack(), measurement()).words == "25.5 dB (host); 25.5 dB (measured, Raspberry Pi 5 Model B Rev 1.0)"
     hidden = next(held.parity for held in sample_pack().artifacts if (held.target, held.scheme) == ("ios", "w8a8"))
     assert check("parity", pack(), measurement(parity=hidden)).status == "fail"
 
@@ -180,9 +181,7 @@ def test_a_budget_that_is_none_is_refused(budgets: dict[str, float], words: str)
 def test_only_what_fails_ends_a_release_unless_measuring_is_required() -> None:
     open_budget = Checks([Check(*SUBJECT, "latency p90", "not measured", "nothing was measured")])
     open_budget.demand()
-    with pytest.raises(
-        GateError, match=r"w8a8: latency p90: not measured: nothing was measured -> next: measure on"
-    ) as caught:
+    with pytest.raises(GateError, match=r"w8a8: latency p90: not measured: nothing was measured -> next: measure on") as caught:
         open_budget.demand(require_measured=True)
     assert caught.value.exit_code == 1
     both = Checks([*open_budget, Check(*SUBJECT, "size", "fail", "too large"), Check(*SUBJECT, "latency p90", "invalid", "hot")])

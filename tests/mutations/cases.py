@@ -148,6 +148,27 @@ def _pack(path: Path, random: Random) -> None:
         disturb_folder(path, random)
 
 
+def _measured(path: Path, random: Random) -> None:
+    """A measurement of an artifact of the pack is laid in it and changed, or the budgets it is held to are."""
+    manifest = json.loads((path / "pack.json").read_bytes())
+    artifact = random.choice([held for held in manifest["artifacts"] if held["latency"]])
+    latency = artifact["latency"] | {"truth": "measured", "p90": artifact["latency"]["p50"], "floor_ms": 1e-6}
+    told = {key: artifact[key] for key in ("target", "scheme", "parity")} | {"artifact": artifact["file"]["sha256"], "latency": latency}
+    told |= {"schema": 1, "edgepack": "0", "created": "2026-11-28T10:00:00+00:00", "truth": "measured", "memory_peak_bytes": 1}
+    told |= {"device": {"board": "Raspberry Pi 5", "architecture": "aarch64"}}
+    (path / "measurements").mkdir()
+    content = json.dumps(told).encode()
+    action = random.random()
+    content = edited_json(content, random) if action < 0.6 else damage(content, random) if action < 0.7 else content
+    (path / "measurements" / "a.json").write_bytes(content)
+    if 0.7 <= action < 0.85:
+        disturb_folder(path / "measurements", random)
+    elif action >= 0.85:
+        for target in manifest["targets"]:
+            target["budgets"] |= {"latency_p90_ms": 1.0, "size_bytes": 1, "memory_peak_bytes": 1}
+        (path / "pack.json").write_bytes(edited_json(json.dumps(manifest).encode(), random))
+
+
 def _run(runner: str) -> Change:
     """The artifact of a runner that comes first is changed and its digest set right, as a stranger would; or what is said of it."""
 
@@ -188,6 +209,7 @@ KINDS = (
     Kind("mlpackage", "mil", 10, ("pack/ios",), "pack/ios/*/model.mlpackage", _package, operate.look, ("inspect", "{subject}")),
     Kind("pt2", "torch", 10, ("student.pt2",), "student.pt2", _exported, operate.student, ("inspect", "{subject}")),
     Kind("pack", "light", 14, ("pack",), "pack", _pack, operate.pack, ("report", "{subject}", "-o", "{out}/report.html"), in_worker=False),
+    Kind("measured", "light", 6, ("pack",), "pack", _measured, operate.gate, ("gate", "{subject}", "--junit", "{out}/gate.xml"), False),
     *(
         Kind(
             name=f"run {runner}",

@@ -105,6 +105,21 @@ def pack(folder: Path, out: Path) -> None:
         raise failures[0]
 
 
+def gate(folder: Path, _: Path) -> None:
+    """``edgepack gate``: measurements read, checks made, shown and written as JUnit."""
+    from xml.etree import ElementTree
+
+    from edgepack import api
+    from edgepack.cli import gate as verb
+    from edgepack.latency.junit import junit
+
+    found = api.gate(folder)
+    verb._show(found)
+    assert not any("\x1b" in check.words + check.subject for check in found), "an escape sequence reached the screen"
+    ElementTree.fromstring(junit(found, folder.name))
+    found.demand()
+
+
 def run(runner: str) -> Callable[[Path, Path], None]:
     """``edgepack run`` of a pack's artifacts of one runner; the runner's program runs in this process."""
 

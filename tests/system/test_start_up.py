@@ -19,7 +19,7 @@ def test_no_framework_is_loaded(code: str) -> None:
     assert ended.stdout.splitlines()[-1] == "LOADED []", ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("verb", ["build", "inspect", "waterfall", "run", "report", "targets", "demo", "init", "doctor"])
+@pytest.mark.parametrize("verb", ["build", "inspect", "waterfall", "run", "gate", "report", "targets", "demo", "init", "doctor"])
 def test_every_verb_explains_itself(verb: str) -> None:
     code = f"import sys; sys.argv = ['edgepack', '{verb}', '--help']; from edgepack.cli import main; main()"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
