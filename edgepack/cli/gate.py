@@ -37,7 +37,7 @@ def command(
 
     found = gate(pack, parsed(budget or ()), targets=target or (), schemes=scheme or ())
     if junit is not None:
-        _write_junit(junit, found, pack, require_measured)
+        write_junit(junit, found, pack, require_measured)
     failing = found.failing(require_measured)
     if json:
         emit_json({"ok": not failing, "pack": str(pack), "checks": [msgspec.to_builtins(check) for check in found]})
@@ -62,7 +62,8 @@ def parsed(given: list[str] | tuple[str, ...]) -> dict[str, float]:
     return budgets
 
 
-def _write_junit(path: Path, found: Checks, pack: Path, require_measured: bool) -> None:
+def write_junit(path: Path, found: Checks, pack: Path, require_measured: bool = False) -> None:
+    """The checks as JUnit XML; InputError where the file cannot be written."""
     from edgepack.errors import InputError
     from edgepack.latency.junit import junit
 

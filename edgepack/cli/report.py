@@ -17,15 +17,10 @@ def command(
 ) -> None:
     """Write PACK's report: one HTML file that needs nothing else."""
     from edgepack.cli.output import emit_json
-    from edgepack.pack.files import PackError, load_pack
-    from edgepack.pack.report import render
+    from edgepack.pack.files import load_pack
+    from edgepack.pack.reported import write_report
 
-    text = render(load_pack(pack))
-    path = out or pack / "report.html"
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise PackError(f"{path} cannot be written ({error.strerror})", "choose another place with -o") from error
+    path = write_report(pack, load_pack(pack), out)
     if json:
         emit_json({"ok": True, "report": str(path)})
     else:

@@ -22,8 +22,7 @@ from edgepack.latency.timing import measure
 from edgepack.pack.assemble import Assembler, wanted_of
 from edgepack.pack.files import replacing
 from edgepack.pack.manifest import Latency, Pack
-from edgepack.pack.measurements import carry
-from edgepack.pack.report import render
+from edgepack.pack.reported import carry_measurements, write_report
 from edgepack.runner.bundle import PORTABLE
 
 Tell = Callable[[str, int, int], None]
@@ -60,7 +59,7 @@ def build_pack(request: BuildRequest, out: Path, timing: Timing, watcher: Watche
     Raises:
         EdgepackError: a step refused or crashed; nothing is left at ``out``, and what was finished stays in the store.
     """
-    with replacing(out, carry) as pack, opened(keeping.store) as store:
+    with replacing(out, carry_measurements) as pack, opened(keeping.store) as store:
         if not store.is_writable:
             keeping.warn(f"the store {store.root} cannot be written: what it holds is used, and new results are not kept")
         steps = pipeline(request)
@@ -69,7 +68,7 @@ def build_pack(request: BuildRequest, out: Path, timing: Timing, watcher: Watche
         assembler = Assembler(steps, results, pack)
         golden = Samples.open(results.path(steps.samples["golden.npz"])).arrays
         manifest = assembler.assemble(_latencies(assembler, steps.branches, golden, timing, request.limits, tell))
-        (pack / "report.html").write_text(render(manifest), encoding="utf-8")
+        write_report(pack, manifest)
     if keeping.store is not None:
         trim(keeping.store)
     return manifest

@@ -24,7 +24,7 @@ Status = Literal["pass", "fail", "not measured", "invalid", "no budget"]
 # Fields of ``targets.Budgets`` that can be given beside a pack's own. The others set floors while a pack is built.
 BUDGETS = ("latency_p90_ms", "size_bytes", "memory_peak_bytes", "accuracy_drop_points", "miou_drop_points", "agreement_drop_points")
 # What devices say of themselves when they are none.
-_EMULATED = "(emulated)"
+EMULATED = "(emulated)"
 _BENCH = "edgepack bench"
 
 
@@ -80,7 +80,7 @@ def matches(hardware: Hardware | None, device: Mapping[str, str]) -> bool:
     no Raspberry Pi 5.
     """
     board = device.get("board", "")
-    if hardware is None or _EMULATED in board or device.get("architecture") != hardware.machine:
+    if hardware is None or EMULATED in board or device.get("architecture") != hardware.machine:
         return False
     return f"{board} ".startswith(f"{hardware.model} ")
 

@@ -1,0 +1,185 @@
+"""``edgepack bench``: the artifacts of a pack on a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgepack.cli.build import Json, TimeoutOption
+from edgepack.cli.gate import write_junit
+from edgepack.cli.inspect import FileMemoryOption
+from edgepack.cli.run import PackSchemeOption, PackTargetOption
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edgepack.latency.bench import BenchResult
+    from edgepack.pack.manifest import Comparison, Estimate, Measurement
+
+DeviceOption = Annotated[str, typer.Option("--device", "-d", help="local, qemu://pi5, qemu://pi4 or ssh://user@host[:port].")]
+_PROFILES = "smoke (does it run), quick, mlperf (1024 queries and 60 s at least) or sustained (10 minutes, with its curve)."
+
+
+def command(
+    pack: Annotated[Path, typer.Argument(help="Folder of a pack.")],
+    device: DeviceOption = "local",
+    target: PackTargetOption = None,
+    scheme: PackSchemeOption = None,
+    profile: Annotated[str, typer.Option(help=f"How much is measured: {_PROFILES}")] = "quick",
+    seconds: Annotated[float | None, typer.Option(min=0, help="The shortest time to measure, in place of the profile's.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    against: Annotated[Path | None, typer.Option(help="An older pack, compared in turn: regression, improvement, no difference.")] = None,
+    margin: Annotated[float, typer.Option(min=0.001, max=1.0, help="How much slower or faster counts: 0.03 is 3 %.")] = 0.03,
+    junit: Annotated[Path | None, typer.Option(help="Write the checks of the gate as JUnit XML.")] = None,
+    save: Annotated[bool, typer.Option(help="Keep the measurements in the pack, and show them in its report.")] = True,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait while somebody else measures on the device.")] = 0,
+    timeout: TimeoutOption = 600,
+    memory: FileMemoryOption = None,
+    json: Json = False,
+) -> None:
+    """Run and time PACK's artifacts on a device: first whether they answer right there, then how fast.
+
+    Without --target, a Raspberry Pi gets the artifacts made for one, and this machine all that run on it. Exit code 1: wrong answers, a
+    budget of the target not met, or slower than the older pack by more than the margin.
+    """
+    from edgepack.cli.output import Progress, emit_json
+    from edgepack.latency.bench import bench
+
+    with Progress(quiet=json) as progress:
+        result = bench(
+            pack,
+            device,
+            targets=target or (),
+            schemes=scheme or (),
+            profile=profile,
+            seconds=seconds,
+            threads=threads,
+            against=against,
+            margin=margin,
+            save=save,
+            wait=wait,
+            timeout=timeout,
+            memory=memory,
+            tell=progress.tell,
+        )
+    if junit is not None:
+        write_junit(junit, result.checks, pack)
+    if json:
+        emit_json(_as_data(result))
+    else:
+        _show(result, pack if save else None)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def _as_data(result: BenchResult) -> dict[str, Any]:
+    import msgspec
+
+    return {
+        "ok": result.passed,
+        "device": result.device,
+        "measurements": [msgspec.to_builtins(each) for each in result.measurements],
+        "checks": [msgspec.to_builtins(each) for each in result.checks],
+    }
+
+
+def _show(result: BenchResult, folder: Path | None) -> None:
+    from rich.console import Console
+
+    from edgepack.cli.output import escaped
+
+    console = Console()
+    console.print(f"[bold]{escaped(_title(result))}[/]", highlight=False)
+    console.print(_table(result.measurements))
+    for measurement in result.measurements:
+        for style, line in _lines(measurement):
+            console.print(f"[{style}]{escaped(f'{measurement.target} {measurement.scheme}: {line}')}[/]", highlight=False, soft_wrap=True)
+    for kind in sorted({each.truth for each in result.measurements}):
+        console.print(f"[dim]{kind}: {_MEANING[kind]}[/]", highlight=False, soft_wrap=True)
+    for check in result.checks:
+        if check.status not in ("pass", "no budget"):
+            style = "dim" if check.status == "not measured" else "bold red"
+            words = f"{check.target} {check.scheme}: {check.name} {check.status}: {check.words}"
+            console.print(f"[{style}]{escaped(words)}[/]", highlight=False, soft_wrap=True)
+    if folder is not None:
+        console.print(f"kept in {folder}/measurements   report: {folder}/report.html", highlight=False, soft_wrap=True, markup=False)
+
+
+# Kinds of truth whose times are of the device that is named.
+SPEEDS = ("measured", "host")
+_MEANING = {
+    "measured": "taken on a device that is the target",
+    "host": "real time, on a device that is not the target",
+    "emulated": "what it answers and its memory count; its times are the emulator's, and no speed of any device",
+}
+
+
+def _title(result: BenchResult) -> str:
+    facts = result.measurements[0].device
+    what = facts.get("board") or facts.get("processor") or "device"
+    return f"{result.device}: {what}, {facts.get('architecture', '?')}, Python {facts.get('python', '?')}"
+
+
+def _table(measurements: tuple[Measurement, ...]) -> Table:
+    from rich.table import Table
+
+    from edgepack.cli.output import escaped
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("artifact", "p50 ms", "p90 ms", "p99 ms", "x fp32", "memory", "parity", "truth"):
+        table.add_column(heading, justify="left" if heading in ("artifact", "truth") else "right", no_wrap=True)
+    for measurement in measurements:
+        table.add_row(escaped(f"{measurement.target}\n  {measurement.scheme}"), *_cells(measurement))
+    return table
+
+
+def _cells(measurement: Measurement) -> tuple[str, ...]:
+    latency = measurement.latency
+    times = (None, None, None, None) if latency is None else (latency.p50, latency.p90, latency.p99, latency.ratio_to_fp32)
+    memory = measurement.memory_peak_bytes
+    words = [_over_interval(estimate, _instead(measurement)) for estimate in times]
+    return (*words, "-" if memory is None else f"{memory / 1e6:.0f} MB", _parity(measurement), measurement.truth)
+
+
+def _instead(measurement: Measurement) -> str:
+    """What stands in the interval's place under a time that is no speed of the device."""
+    if measurement.truth not in SPEEDS:
+        return f"[dim]{measurement.truth}[/]"
+    return "[red]invalid[/]" if measurement.latency is not None and measurement.latency.invalid else ""
+
+
+def _over_interval(estimate: Estimate | None, instead: str) -> str:
+    """Three significant digits above their 95 % interval, or above why they are no measure; then they are struck through."""
+    if estimate is None:
+        return "-"
+    value, low, high = (f"{number:#.3g}".rstrip(".") for number in (estimate.value, estimate.low, estimate.high))
+    return f"[strike dim]{value}[/]\n{instead}" if instead else f"{value}\n[dim]{low}..{high}[/]"
+
+
+def _parity(measurement: Measurement) -> str:
+    worst = min((float("inf") if output.sqnr_db is None else output.sqnr_db for output in measurement.parity.outputs), default=float("inf"))
+    words = "exact" if worst == float("inf") else f"{worst:.1f} dB"
+    return f"[red]{words} FAIL[/]" if measurement.failures else words
+
+
+def _lines(measurement: Measurement) -> list[tuple[str, str]]:
+    """(style, words) of what a reader must know of one artifact."""
+    latency, comparison = measurement.latency, measurement.comparison
+    found = [("bold red", failure) for failure in measurement.failures]
+    if latency is not None and measurement.truth in SPEEDS:
+        found += [("red", f"invalid: {reason}") for reason in latency.invalid]
+        found += [("dim", warning) for warning in latency.warnings]
+        found += [("dim", f"no query can take less than {latency.floor_ms:.3g} ms (predicted)")] if latency.floor_ms else []
+    if comparison is not None:
+        found.append(("bold red" if comparison.verdict == "regression" else "bold", _compared(comparison)))
+    return found
+
+
+def _compared(comparison: Comparison) -> str:
+    ratio, p90 = comparison.ratio, comparison.p90_ratio
+    beside = "" if p90 is None else f", p90 {p90:.3f}"
+    interval = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+    how = f"{comparison.pairs} pairs, margin {100 * comparison.margin:g} %"
+    return f"{comparison.verdict}: {interval} times the older pack's p{100 * comparison.quantile:.0f}{beside} ({how})"

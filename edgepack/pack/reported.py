@@ -1,0 +1,38 @@
+"""The report of a pack as it lies on disk: what was built, what was measured of it since, and whether it keeps its budgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgepack.latency.gate import checks
+from edgepack.pack.files import PackError, load_pack
+from edgepack.pack.manifest import Pack
+from edgepack.pack.measurements import carry, held
+from edgepack.pack.report import render
+
+REPORT = "report.html"
+
+
+def report(folder: Path, pack: Pack) -> str:
+    """The HTML; PackError when a measurement in the pack is damaged, which it names."""
+    measured = held(folder, pack)
+    return render(pack, measured, checks(pack, measured))
+
+
+def write_report(folder: Path, pack: Pack, path: Path | None = None) -> Path:
+    """Write it into the pack, or elsewhere; PackError where that cannot be."""
+    place = path or folder / REPORT
+    text = report(folder, pack)
+    try:
+        place.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PackError(f"{place} cannot be written ({error.strerror})", "choose another place with -o") from error
+    return place
+
+
+def carry_measurements(old: Path, new: Path) -> None:
+    """Take along what was measured of artifacts that stay the same, byte for byte, and show it in the new pack's report."""
+    carry(old, new)
+    pack = load_pack(new)
+    if held(new, pack):
+        write_report(new, pack)
