@@ -102,7 +102,7 @@ def command(words: Sequence[str], doing: str, hint: str, environment: Mapping[st
             words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_LIMIT, env=environment, check=False
         )
     except FileNotFoundError as error:
-        raise EmulationError(f"{doing} needs {words[0]}, which this machine has not", hint) from error
+        raise EmulationError(f"{doing} needs {words[0]}, which this machine has not", _OTHERWISE) from error
     except subprocess.TimeoutExpired as error:
         raise EmulationError(f"{doing} took more than {_LIMIT} s", "check the network, then try again") from error
     if ended.returncode not in accept:

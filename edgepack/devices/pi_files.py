@@ -36,7 +36,7 @@ class Profile:
 
     Attributes:
         cpu: the processor as qemu calls it; it raises SIGILL on an instruction that this processor lacks.
-        features: as its kernel lists them; no more than ``cpu`` executes.
+        features: as its kernel lists them; all are instructions that ``cpu`` executes, but evtstrm (a timer).
         variant, part, revision: of the processor's MIDR_EL1 register (implementer 0x41 is Arm).
         frequencies: least and most, kHz.
         throttled: where the firmware driver puts its bits: named after the device tree's nodes, which are not those of the other model.

@@ -39,8 +39,35 @@ for name, word in {"nop": 0xD503201F, "sdot": 0x4E829420, "fp16": 0x4E421420, "l
     signals[name] = os.waitpid(child, 0)[1]
 open("new file", "w").write("made there")
 model = open("/sys/firmware/devicetree/base/model").read()
-print(json.dumps([signals, platform.machine(), struct.calcsize("P") * 8, model, os.getcwd(), os.cpu_count(), dict(os.environ)]))
+auxiliary = ctypes.CDLL(None).getauxval
+auxiliary.restype = ctypes.c_ulong
+known = [platform.machine(), struct.calcsize("P") * 8, model, os.getcwd(), os.cpu_count()]
+print(json.dumps([signals, auxiliary(16), *known, dict(os.environ)]))
 """
+# Bits of AT_HWCAP (16) from the lowest, by the names of /proc/cpuinfo: arch/arm64/include/uapi/asm/hwcap.h.
+HWCAP = [
+    "fp",
+    "asimd",
+    "evtstrm",
+    "aes",
+    "pmull",
+    "sha1",
+    "sha2",
+    "crc32",
+    "atomics",
+    "fphp",
+    "asimdhp",
+    "cpuid",
+    "asimdrdm",
+    "jscvt",
+    "fcma",
+    "lrcpc",
+    "dcpop",
+    "sha3",
+    "sm3",
+    "sm4",
+    "asimddp",
+]
 NOTHING, ILLEGAL = 0, int(signal.SIGILL)
 
 
@@ -52,8 +79,10 @@ def test_it_is_a_64_bit_arm_that_stops_at_instructions_its_model_lacks(
     pi: Transport = request.getfixturevalue(name)
     board: Board = request.getfixturevalue(f"{name}_board")
     said, complained = pi.python(PROBE).communicate(timeout=60)
-    signals, machine, bits, model, cwd, cores, environment = json.loads(said or complained)
+    signals, capabilities, machine, bits, model, cwd, cores, environment = json.loads(said or complained)
     assert signals == {"nop": NOTHING, "sdot": lacking, "fp16": lacking, "lse": lacking}
+    offered = {name for bit, name in enumerate(HWCAP) if capabilities >> bit & 1}
+    assert set(profile.features.split()) - offered == {"evtstrm"}, "what /proc/cpuinfo promises is executed"
     assert (machine, bits, model, cwd, cores) == ("aarch64", 64, f"{profile.model}\0", str(board.home), 4)
     assert model.removesuffix("\0").endswith("(emulated)")
     assert environment.keys() == {"HOME", "USER", "LOGNAME", "LANG", "PATH", "TMPDIR", "ORT_DISABLE_TELEMETRY"}
@@ -203,7 +232,7 @@ def test_the_address_opens_the_board_of_its_name_from_the_users_cache(
 APT_FINDS_NOTHING = "echo reading; echo 'E: Unable to locate package python3:arm64' >&2; exit 100"
 APT_HAS_NO_ROOM = "echo 'E: Write error - write (28: No space left on device)' >&2; exit 100"
 REFUSALS: dict[str, tuple[dict[str, str], str, str]] = {
-    "no-apt": ({}, "reading the lists of Debian packages needs apt-get, which this machine has not", "check the network"),
+    "no-apt": ({}, "reading the lists of Debian packages needs apt-get, which this machine has not", "Debian 12's packages"),
     "not-debian": ({"apt-get": APT_FINDS_NOTHING}, "failed: E: Unable to locate package python3:arm64", "Debian 12's packages"),
     "full": ({"apt-get": APT_HAS_NO_ROOM}, "the disk is full", "XDG_CACHE_HOME"),
     "no-dpkg": ({"apt-get": "case $* in *install*) touch {archives}/a_1_arm64.deb;; esac"}, "needs dpkg-deb", "Debian 12's packages"),

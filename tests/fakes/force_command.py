@@ -14,25 +14,36 @@ import resource
 import shlex
 import sys
 from pathlib import Path
+from typing import NoReturn, TypedDict
 
 # The name sshd_config gives the sftp subsystem; sshd passes it on as the original command.
 SFTP = "sftp-of-the-pi"
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 
 
-def main(settings: dict[str, object], command: str) -> int:
-    """Become what the command names; 127 as a shell's for what the Pi has not."""
+class Settings(TypedDict):
+    """The Pi: its home, the command line of its Python, its environment; a file of variables that tests set; how sftp is served."""
+
+    home: str
+    python: list[str]
+    environment: dict[str, str]
+    extra: str
+    sftp: list[str]
+    sftp_environment: dict[str, str]
+
+
+def main(settings: Settings, command: str) -> NoReturn:
+    """Become what the command names; ends with 127, as a shell does, for what the Pi has not."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.chdir(str(settings["home"]))
+    os.chdir(settings["home"])
     if command == SFTP:
-        become(settings["sftp"], dict(settings["sftp_environment"]))  # type: ignore[call-overload]
+        os.execve(settings["sftp"][0], settings["sftp"], settings["sftp_environment"])
     words, assigned = understood(shlex.split(command))
     if not words or words[0] not in ("python3", "/usr/bin/python3"):
         print(f"sh: 1: {words[0] if words else 'a login shell'}: not found", file=sys.stderr)
-        return 127
-    environment = {**settings["environment"], **extra(settings), **assigned}  # type: ignore[dict-item]
-    become([*settings["python"], *words[1:]], environment)  # type: ignore[misc]
-    return 126
+        raise SystemExit(127)
+    program = settings["python"]
+    os.execve(program[0], [*program, *words[1:]], {**settings["environment"], **extra(settings), **assigned})
 
 
 def understood(words: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -45,19 +56,13 @@ def understood(words: list[str]) -> tuple[list[str], dict[str, str]]:
     return words, assigned
 
 
-def extra(settings: dict[str, object]) -> dict[str, str]:
+def extra(settings: Settings) -> dict[str, str]:
     """Variables that a test sets for the commands to come."""
     try:
-        return dict(json.loads(Path(str(settings["extra"])).read_text(encoding="utf-8")))
+        return dict(json.loads(Path(settings["extra"]).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
 
 
-def become(command: object, environment: dict[str, str]) -> None:
-    """Replace this process."""
-    words = [str(word) for word in command]  # type: ignore[attr-defined]
-    os.execve(words[0], words, environment)
-
-
 if __name__ == "__main__":
-    sys.exit(main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), os.environ.get("SSH_ORIGINAL_COMMAND", "")))
+    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), os.environ.get("SSH_ORIGINAL_COMMAND", ""))

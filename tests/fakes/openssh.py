@@ -68,8 +68,8 @@ def _download(root: Path) -> None:
     apt = Apt(beside / "apt")
     apt.update()
     for package in apt.download(["openssh-server", "openssh-sftp-server"]):
-        # The C library and its loader are this machine's: two of them in one process do not go together.
-        if not package.name.startswith(("libc6_", "libc-bin_")):
+        # Programs and libraries only, and the C library is this machine's: two of them in one process do not go together.
+        if package.name.startswith(("openssh-", "lib")) and not package.name.startswith(("libc6_", "libperl")):
             unpack(package, beside)
     shutil.rmtree(beside / "apt")
     beside.rename(root)
@@ -147,7 +147,7 @@ class Server:
         """sshd and all below it: orphans too, since it is the first process of their namespace."""
         assert self._process is not None
         with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(self._process.pid).children(recursive=True)
+            return list(psutil.Process(self._process.pid).children(recursive=True))
         return []
 
     def connections(self) -> list[psutil.Process]:
@@ -159,6 +159,13 @@ def _name(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         return str(process.name())
     return ""
+
+
+def words(process: psutil.Process) -> list[str]:
+    """Its command line; none when it has ended meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(process.cmdline())
+    return []
 
 
 def _free_port() -> int:

@@ -6,13 +6,16 @@ that a test may change their files (heat, throttling) and leave files in their h
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgepack.devices.debian import EmulationError
@@ -20,7 +23,7 @@ from edgepack.devices.emulated import EmulatedPi
 from edgepack.devices.pi_files import PROFILES
 from edgepack.devices.userland import Board, Userland, build, default_cache
 from tests.fakes import force_command
-from tests.fakes.openssh import Server, ServerError, binaries
+from tests.fakes.openssh import Server, ServerError, binaries, words
 
 
 @pytest.fixture(scope="session")
@@ -79,8 +82,8 @@ class SshPi:
 
     def ssh(self, command: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """What ``ssh pi@... command`` says."""
-        words = ["ssh", "-F", str(self.config), "-p", str(self.server.port), "-o", "BatchMode=yes", "pi@127.0.0.1", command]
-        return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False)
+        command_line = ["ssh", "-F", str(self.config), "-p", str(self.server.port), "-o", "BatchMode=yes", "pi@127.0.0.1", command]
+        return subprocess.run(command_line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False)
 
     def equip(self) -> None:
         """Give the Pi's Python the runtimes from now on, as if they had been installed."""
@@ -92,22 +95,24 @@ class SshPi:
 
     def drop(self) -> None:
         """Break every connection; the server goes on listening. What the connections ran finds its standard input closed."""
-        for process in self.server.connections():
-            process.kill()
+        self._signal(signal.SIGKILL)
 
     def freeze(self) -> None:
         """Every connection falls silent without breaking, as on a lost wireless network, until ``thaw``."""
-        for process in self.server.connections():
-            process.suspend()
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Connections go on."""
-        for process in self.server.connections():
-            process.resume()
+        self._signal(signal.SIGCONT)
 
-    def commands(self) -> list[list[str]]:
-        """The command lines of the Python programs that run on the Pi now."""
-        return [words for process in self.server.processes() if (words := process.cmdline())[:1] == [str(self.board.userland.qemu)]]
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self.server.connections():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def programs(self) -> list[psutil.Process]:
+        """What runs on the Pi now."""
+        return [process for process in self.server.processes() if words(process)[:1] == [str(self.board.userland.qemu)]]
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +133,7 @@ def ssh_server_pi(arm64: Userland, tmp_path_factory: pytest.TempPathFactory) -> 
 def _serve(board: Board, folder: Path) -> SshPi:
     programs = binaries(default_cache())
     extra, settings = folder / "extra.json", folder / "settings.json"
-    known = {
+    known: force_command.Settings = {
         "home": str(board.home),
         "python": board.command(),
         "environment": board.environment(),
@@ -137,7 +142,7 @@ def _serve(board: Board, folder: Path) -> SshPi:
         "sftp_environment": programs.environment,
     }
     settings.write_text(json.dumps(known), encoding="utf-8")
-    forced = [sys.executable, "-I", str(force_command.__file__), str(settings)]
+    forced = [sys.executable, "-I", force_command.__file__, str(settings)]
     server = Server(programs, folder, board.home, forced, force_command.SFTP)
     server.start()
     return SshPi(board, server, extra)

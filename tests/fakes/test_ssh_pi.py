@@ -25,9 +25,9 @@ def waiting(pi: SshPi) -> subprocess.Popen[bytes]:
 def gone(pi: SshPi) -> bool:
     """Whether no program runs on the Pi, or soon none does."""
     end = time.monotonic() + 20
-    while pi.commands() and time.monotonic() < end:
+    while pi.programs() and time.monotonic() < end:
         time.sleep(0.1)
-    return not pi.commands()
+    return not pi.programs()
 
 
 def test_python_over_ssh_is_the_pis_own_in_its_home_without_packages(ssh_pi: SshPi) -> None:
@@ -61,7 +61,7 @@ def test_dropped_connections_end_the_client_and_the_server_takes_new_ones(ssh_pi
 
 def test_what_runs_on_the_pi_dies_with_the_server(ssh_pi: SshPi) -> None:
     client = waiting(ssh_pi)
-    (program,) = [process for process in ssh_pi.server.processes() if process.cmdline()[:1] == [str(ssh_pi.board.userland.qemu)]]
+    (program,) = ssh_pi.programs()
     ssh_pi.server.stop()
     assert client.wait(20) == 255
     assert not program.is_running()

@@ -60,7 +60,7 @@ def _images(pack: Path) -> NDArray[np.float32]:
 def _logits(path: Path) -> NDArray[np.float32]:
     with np.load(path) as outputs:
         (name,) = outputs.files
-        return outputs[name]
+        return np.asarray(outputs[name], np.float32)
 
 
 def _step(pack: Path) -> float:
