@@ -54,6 +54,7 @@ def measure(
             profile.warm_up,
             profile.pairs,
             profile.seconds,
+            profile.warm_up_seconds,
         )
         environment = record()
         response = run_local(described.runner, request, folder, limits, progress)
@@ -62,7 +63,15 @@ def measure(
     answer = msgspec.to_builtins(response)
     baseline = _BASELINE if _BASELINE in artifacts else None
     return {
-        scheme: summarize(samples, answer, label=scheme, baseline=None if scheme == baseline else baseline, truth="host", environment=facts)
+        scheme: summarize(
+            samples,
+            answer,
+            label=scheme,
+            baseline=None if scheme == baseline else baseline,
+            truth="host",
+            environment=facts,
+            profile=profile.name,
+        )
         for scheme in artifacts
     }
 
