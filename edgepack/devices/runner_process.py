@@ -39,6 +39,8 @@ class Request(msgspec.Struct, frozen=True):
     warm_up: int = 0
     pairs: int = 0
     seconds: float = 0.0
+    warm_up_seconds: float = 0.0
+    inner: int = 0
     schema: int = SCHEMA
     tethered: bool = True
 
@@ -64,6 +66,9 @@ class Response(msgspec.Struct, frozen=True):
     warm_up_ns: dict[str, list[int]] = {}
     load_average: float | None = None
     timer_resolution_ns: float = 0.0
+    tick_ns: float = 0.0
+    inner: dict[str, int] = {}
+    settled_after: dict[str, int | None] = {}
 
 
 def run_local(

@@ -73,7 +73,7 @@ def time_artifacts(
     """
     described = next(iter(artifacts.values()))[1]
     feed = artifact_feed({name: array[:1] for name, array in golden.items()}, described.inputs)
-    request = Request("time", {}, "", "", threads, profile.warm_up, pairs or profile.pairs, profile.seconds)
+    request = Request("time", {}, "", "", threads, profile.warm_up, pairs or profile.pairs, profile.seconds, profile.warm_up_seconds)
     allowed = Limits(limits.seconds + profile.seconds, limits.bytes)
     return session.run(described.runner, request, {label: path for label, (path, _) in artifacts.items()}, feed, allowed)
 
@@ -95,10 +95,10 @@ def latency(session: Session, outcome: Outcome, label: str, baseline: str | None
         baseline=baseline,
         truth=truth,
         environment=facts,
+        profile=profile.name,
     )
     return msgspec.structs.replace(
         found,
-        profile=profile.name,
         invalid=(*found.invalid, *environment.spoiled(session.facts, states)),
         warnings=(*found.warnings, *environment.remarks(session.facts, states)),
     )

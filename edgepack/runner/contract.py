@@ -6,9 +6,14 @@ is, so both import only the standard library, numpy and that runtime.
     python ort.pyz request.json     -> the response is the last line of standard output, exit code 0 when "ok"
 
 Request: {"schema": 1, "action": "run" | "time" | "describe", "artifacts": {label: path}, "inputs": npz, "outputs": npz, "threads": n,
-"warm_up": n, "pairs": n, "seconds": s}. ``inputs`` holds one array for each artifact input, samples stacked on a new first axis. "run"
-takes one artifact and writes outputs stacked the same way. "time" interleaves its artifacts ABBA on the first sample and writes
-nanoseconds for each query under each label. The runner leaves when its standard input closes if "tethered" is true.
+"warm_up": n, "warm_up_seconds": s, "pairs": n, "seconds": s, "inner": n}. ``inputs`` holds one array for each artifact input, samples
+stacked on a new first axis. "run" takes one artifact and writes outputs stacked the same way. The runner leaves when its standard input
+closes if "tethered" is true.
+
+"time" interleaves its artifacts ABBA on the first sample, at least "pairs" rounds and "seconds" long, after at least "warm_up" queries of
+each and then more, for at most "warm_up_seconds", until their times have settled. It writes int64 nanoseconds a query, in the order taken,
+under each label, and under label + "@start" when each query (of a batch: its first) started, nanoseconds since the first. "inner" queries
+are timed as one, and the sample is their mean; 0 lets the runner choose: 1, or as many as the clock's step asks for.
 """
 
 from __future__ import annotations
@@ -20,13 +25,29 @@ import sys
 import threading
 import time
 import zipfile
+from array import array as packed
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA = 1
+# What the name of a label's start times ends in, in the file of samples; no label ends so.
+START = "@start"
+
+# Queries that are compared with as many before them to see whether times still fall: ten, so that one late query decides nothing.
+WINDOW = 10
+
+# A query, or a batch of them, spans at least so many steps of its clock: an error of one step is then at most 2 %.
+FEWEST_TICKS = 50
+# More in a batch than any clock needs: 50 steps of 16 ms (the coarsest in use, of old Windows) hold as many queries of 0.8 us.
+_MOST_INNER = 2**20
+# Steps of the clock that are looked at, and reads until it is given up: some 10 ms of a clock that never moves.
+_STEPS, _READS = 16, 200_000
+
+Query = Callable[[], None]
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -113,28 +134,43 @@ def _run(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _time(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
-    """Interleaved ABBA queries of one or two artifacts on the first sample; nanoseconds, none dropped."""
+    """Interleaved ABBA queries of the artifacts on the first sample; nanoseconds, none dropped."""
     if getattr(runtime, "no_latency", ""):
         raise ValueError(f"there is nothing to time: {runtime.no_latency}")  # type: ignore[attr-defined]
-    if int(request["pairs"]) < 1:
-        raise ValueError(f"{request['pairs']} pairs measure nothing")
+    labels, pairs, seconds = list(request["artifacts"]), int(request["pairs"]), float(request.get("seconds", 0))
+    if pairs < 1:
+        raise ValueError(f"{pairs} pairs measure nothing")
+    if any(label.endswith(START) for label in labels):
+        raise ValueError(f"a label ends in '{START}', as the names of start times do")
     threads = int(request.get("threads", 1))
+    queries = _loaded(runtime, request, threads)
+    fewest, most = int(request["warm_up"]), float(request.get("warm_up_seconds", 0))
+    warm_up, settled = zip(*(settle(query, fewest, most) for query in queries), strict=True)
+    tick, asked = clock_step(), int(request.get("inner", 0))
+    inner = [asked or batch_size(query, times, tick) for query, times in zip(queries, warm_up, strict=True)]
+    starts, samples = interleave(queries, pairs, seconds, inner, _progress)
+    named = dict(zip(labels, samples, strict=True))
+    save_arrays(request["outputs"], {**named, **{label + START: taken for label, taken in zip(labels, starts, strict=True)}})
+    return {
+        "count": len(samples[0]),
+        "warm_up_ns": dict(zip(labels, warm_up, strict=True)),
+        "settled_after": {label: len(times) if done else None for label, times, done in zip(labels, warm_up, settled, strict=True)},
+        "inner": dict(zip(labels, inner, strict=True)),
+        "threads": threads,
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "timer_resolution_ns": time.get_clock_info("perf_counter").resolution * 1e9,
+        "tick_ns": tick,
+    }
+
+
+def _loaded(runtime: Runtime, request: dict[str, Any], threads: int) -> list[Query]:
+    """What computes the first sample, for each artifact."""
     sessions = [runtime.load(path, threads) for path in request["artifacts"].values()]
     with np.load(request["inputs"], allow_pickle=False) as stacked:
         feed = {name: stacked[name][0] for name in stacked.files}
     for session in sessions:
         session.set_inputs(feed)
-    warm_up = [_query_many(session.invoke, int(request["warm_up"])) for session in sessions]
-    samples = _interleave([session.invoke for session in sessions], int(request["pairs"]), float(request.get("seconds", 0)))
-    labels = list(request["artifacts"])
-    save_arrays(request["outputs"], dict(zip(labels, samples, strict=True)))
-    return {
-        "count": len(samples[0]),
-        "warm_up_ns": dict(zip(labels, warm_up, strict=True)),
-        "threads": threads,
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "timer_resolution_ns": time.get_clock_info("perf_counter").resolution * 1e9,
-    }
+    return [session.invoke for session in sessions]
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -153,29 +189,118 @@ def _describe(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
 _ACTIONS: dict[str, Callable[[Runtime, dict[str, Any]], dict[str, Any]]] = {"run": _run, "time": _time, "describe": _describe}
 
 
-def _interleave(queries: list[Callable[[], None]], pairs: int, seconds: float) -> list[NDArray[np.int64]]:
-    """A B, B A, A B, ...: at least ``pairs`` rounds and ``seconds`` long, so that drift falls on all alike."""
-    rows: list[list[int]] = []
-    end = time.perf_counter() + seconds
-    while len(rows) < pairs or time.perf_counter() < end:
-        order = range(len(queries)) if len(rows) % 2 == 0 else range(len(queries) - 1, -1, -1)
-        row = [0] * len(queries)
-        for index in order:
-            row[index] = _query(queries[index])
-        rows.append(row)
-        if len(rows) <= pairs:
-            _progress(len(rows), pairs)
-    return list(np.asarray(rows, np.int64).T)
+def interleave(
+    queries: Sequence[Query], pairs: int, seconds: float, inner: Sequence[int], progress: Callable[[int, int], None] = lambda *_: None
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """A B, B A, A B, ...: at least ``pairs`` rounds and ``seconds`` long, so that drift falls on all alike.
+
+    Args:
+        queries: one for each artifact; inner: how many of each are timed as one.
+        progress: told (done, pairs) after each of the first ``pairs`` rounds.
+
+    Returns:
+        For each artifact: start times, nanoseconds since the first; nanoseconds a query. Both (rounds,), in the order taken.
+
+    Raises:
+        ValueError: the clock went back.
+    """
+    starts, ends = [packed("q") for _ in queries], [packed("q") for _ in queries]
+    forth = list(zip(queries, inner, starts, ends, strict=True))
+    back, rounds = forth[::-1], 0
+    now = time.perf_counter_ns()
+    until = now + round(seconds * 1e9)
+    while rounds < pairs or now < until:
+        for query, count, started, ended in back if rounds % 2 else forth:
+            start = time.perf_counter_ns()
+            for _ in repeat(None, count):
+                query()
+            ended.append(time.perf_counter_ns())
+            started.append(start)
+        rounds += 1
+        if rounds <= pairs:
+            progress(rounds, pairs)
+        before, now = now, time.perf_counter_ns()
+        # At once: a clock that was set back by an hour would go on for one.
+        _refuse_steps_back(now - before, rounds - 1)
+    return _elapsed(np.asarray(starts), np.asarray(ends), np.asarray(inner))
 
 
-def _query(invoke: Callable[[], None]) -> int:
+def _elapsed(
+    starts: NDArray[np.int64], ends: NDArray[np.int64], inner: NDArray[np.int64]
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Clock readings (artifacts, rounds) -> start times and nanoseconds a query; ValueError when a later reading is the smaller one."""
+    # In the order taken: every second round ran backwards.
+    taken = np.stack([starts, ends], axis=-1).swapaxes(0, 1)
+    taken[1::2] = taken[1::2, ::-1].copy()
+    steps = np.diff(taken.ravel())
+    _refuse_steps_back(int(steps.min()), int(steps.argmin()) // (2 * len(starts)))
+    return list(starts - starts.min()), list((ends - starts + inner[:, None] // 2) // inner[:, None])
+
+
+def _refuse_steps_back(step: int, rounds: int) -> None:
+    if step < 0:
+        raise ValueError(f"the clock went back {-step} ns after {rounds} rounds: no time of this run can be trusted")
+
+
+def settle(query: Query, fewest: int, most_seconds: float) -> tuple[list[int], bool]:
+    """At least ``fewest`` queries, and then more until their times no longer fall or ``most_seconds`` are over.
+
+    Returns:
+        Nanoseconds of each, and whether the last of them had settled.
+    """
+    until = time.perf_counter_ns() + round(most_seconds * 1e9)
+    times = [_query(query) for _ in range(fewest)]
+    while most_seconds > 0 and not is_settled(times) and time.perf_counter_ns() < until:
+        times += [_query(query) for _ in range(WINDOW)]
+    return times, is_settled(times)
+
+
+def is_settled(times: Sequence[int]) -> bool:
+    """Whether the last ``WINDOW`` are no faster than the ``WINDOW`` before them; False where there are fewer.
+
+    An earlier one is slower than a later one in at most half of all pairs: the Mann-Whitney statistic is not above the mean it has for
+    equal windows (H. B. Mann, D. R. Whitney, Annals of Mathematical Statistics 18 (1947) 50-60). It needs no scale and no distribution,
+    and one late query moves it by a tenth. Of settled times half pass at each look, all but a thousandth within ten; while times fall by
+    more than their noise, none does.
+    """
+    earlier, later = times[-2 * WINDOW : -WINDOW], times[-WINDOW:]
+    return len(earlier) == WINDOW and sum((one > other) - (one < other) for one in earlier for other in later) <= 0
+
+
+def clock_step() -> float:
+    """Nanoseconds between readings of the clock that differ: its step, or the time of a reading where that is longer.
+
+    The smallest of ``_STEPS``; what the platform reports is often 1 ns for clocks that step in microseconds.
+    """
+    last, steps = time.perf_counter_ns(), []
+    for _ in repeat(None, _READS):
+        now = time.perf_counter_ns()
+        if now > last:
+            steps.append(now - last)
+            last = now
+        if len(steps) == _STEPS:
+            break
+    return float(min(steps, default=0))
+
+
+def batch_size(query: Query, warm_up: Sequence[int], tick_ns: float) -> int:
+    """How many queries span ``FEWEST_TICKS`` steps of the clock; 1 when one does, or when none was run to tell.
+
+    Doubled until the fastest of three batches does (the loop of ``timeit.Timer.autorange``).
+    """
+    needed, count = FEWEST_TICKS * tick_ns, 1
+    fastest = min(warm_up, default=needed)
+    while fastest < needed and count < _MOST_INNER:
+        count *= 2
+        fastest = min(_query(query, count) for _ in range(3))
+    return count
+
+
+def _query(query: Query, count: int = 1) -> int:
     start = time.perf_counter_ns()
-    invoke()
+    for _ in repeat(None, count):
+        query()
     return time.perf_counter_ns() - start
-
-
-def _query_many(invoke: Callable[[], None], count: int) -> list[int]:
-    return [_query(invoke) for _ in range(count)]
 
 
 def _sample_count(samples: Arrays) -> int:
