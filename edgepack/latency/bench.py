@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgepack.converter.step import Limits
@@ -14,7 +14,6 @@ from edgepack.inspection.limits import default_bytes
 from edgepack.latency import protocol
 from edgepack.latency.gate import Checks, checks
 from edgepack.latency.on_device import Bench, OpenPack, measure_on
-from edgepack.latency.protocol import Profile
 from edgepack.pack import measurements
 from edgepack.pack.files import PackError, inside, load_pack
 from edgepack.pack.manifest import ArtifactRecord, Measurement, Pack
@@ -79,7 +78,7 @@ def bench(
         EdgepackError: bad input (exit code 2), a failed runner (3), a device that cannot be reached or is not ready (4).
     """
     folder, address = Path(pack), parse(device)
-    wanted = _profile(profile, seconds)
+    wanted = protocol.profile(profile, seconds)
     subject = OpenPack.at(folder, load_pack(folder))
     old = None if against is None else OpenPack.at(Path(against), load_pack(Path(against)))
     artifacts = benchable(subject.manifest, address, targets, schemes)
@@ -102,11 +101,6 @@ def keep(folder: Path, pack: Pack, found: Sequence[Measurement]) -> None:
     for each in found:
         measurements.record(folder, each)
     write_report(folder, pack)
-
-
-def _profile(name: str, seconds: float | None) -> Profile:
-    found = protocol.profile(name)
-    return found if seconds is None else replace(found, seconds=seconds)
 
 
 def benchable(pack: Pack, address: Address, targets: Sequence[str], schemes: Sequence[str]) -> list[ArtifactRecord]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +15,17 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgepack.arrays import load_arrays, save_arrays
 from edgepack.converter.step import Limits
-from edgepack.devices.emulated import EmulatedPi
+from edgepack.devices.address import parse
 from edgepack.devices.runner_process import Request, artifact_feed, run_local
-from edgepack.devices.userland import Board
+from edgepack.devices.session import opened
+from edgepack.devices.ssh import Ssh
+from edgepack.devices.transport import Transport
 from edgepack.pack.files import load_pack
-from edgepack.runner.bundle import bundle
-from edgepack.runner.contract import save_arrays
+from tests.fakes.pi import SshPi
+from tests.system.program import edgepack, failure
 
-_START = (
-    "import runpy, sys; sys.path[:0] = {site!r}; sys.argv = [{program!r}, {request!r}]; runpy.run_path(sys.argv[0], run_name='__main__')"
-)
 # Noisy copies of the 16 golden digits: 128 samples, so that one code in 1,280 that differs is already below 99.9 %.
 _COPIES = 8
 
@@ -70,36 +73,61 @@ def _step(pack: Path) -> float:
     return float(next(numpy_helper.to_array(each) for each in model.graph.initializer if each.name == last.input[1]))
 
 
-def run_there(pi: EmulatedPi, home: Path, case: Case, tmp_path: Path) -> NDArray[np.float32]:
-    """Send what is needed, run, fetch the result: all through the transport."""
-    away = {name: str(home / name) for name in ("model", "inputs.npz", "outputs.npz", "request.json", "runner.pyz")}
-    request = {"schema": 1, "action": "run", "artifacts": {"digits": away["model"]}, "tethered": True}
-    (tmp_path / "request.json").write_text(json.dumps({**request, "inputs": away["inputs.npz"], "outputs": away["outputs.npz"]}))
-    program = bundle(case.runner, tmp_path / "runner.pyz")
-    sent = {"model": case.artifact, "inputs.npz": case.inputs, "request.json": tmp_path / "request.json", "runner.pyz": program}
-    for name, path in sent.items():
-        pi.send(path, away[name])
-    process = pi.python(_START.format(site=list(pi.site), program=away["runner.pyz"], request=away["request.json"]))
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-    said, complained = process.stdout.read(), process.stderr.read()
-    assert process.wait() == 0, said + complained
-    answer = json.loads(said.splitlines()[-1])
-    assert (answer["ok"], answer["machine"]) == (True, "aarch64")
-    pi.fetch(away["outputs.npz"], tmp_path / "outputs.npz")
-    return _logits(tmp_path / "outputs.npz")
+@contextmanager
+def device(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transport]:
+    """The Pi itself, or the same behind a real ssh server, set up as its user would."""
+    if name != "ssh":
+        yield request.getfixturevalue(name)
+        return
+    ssh_pi: SshPi = request.getfixturevalue("ssh_pi")
+    for variable, value in ssh_pi.environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("XDG_STATE_HOME", str(request.getfixturevalue("tmp_path")))
+    with closing(Ssh.open(parse(ssh_pi.address))) as transport:
+        transport.site = (str(ssh_pi.board.userland.site),)
+        yield transport
 
 
-@pytest.mark.parametrize("model", ["pi4", "pi5"])
+@pytest.mark.parametrize("where", ["pi4", "pi5", "ssh"])
 def test_the_demos_w8a8_artifact_gives_the_codes_it_gives_here(
-    case: Case, model: str, request: pytest.FixtureRequest, digits_pack: Path, tmp_path: Path
+    case: Case, where: str, request: pytest.FixtureRequest, digits_pack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the Pi 4 also: no kernel takes an instruction its processor lacks, which would end the program by SIGILL
     (tests/devices/test_emulated.py shows that it would)."""
-    pi: EmulatedPi = request.getfixturevalue(model)
-    board: Board = request.getfixturevalue(f"{model}_board")
-    there = run_there(pi, board.home, case, tmp_path)
+    with device(where, request, monkeypatch) as transport, opened(transport, exclusive=True) as session:
+        assert session.facts["machine"] == "aarch64"
+        outcome = session.run(case.runner, Request("run", {}, "", ""), {"digits": case.artifact}, load_arrays(case.inputs), Limits())
+    assert outcome.response.machine == "aarch64"
+    (there,) = outcome.arrays.values()
     steps = np.abs(np.rint((there - case.here) / _step(digits_pack)))
     assert there.size == 160 * _COPIES
     assert np.mean(steps == 0) >= 0.999
     assert steps.max() <= 1
     assert np.ptp(case.here) > 20 * _step(digits_pack), "logits so close to each other would agree anyway"
+
+
+def test_from_nothing_to_a_latency_table_in_two_commands(
+    ssh_pi: SshPi, digits_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = tmp_path / "pack"
+    shutil.copytree(digits_pack, pack)
+    for name, value in {**ssh_pi.environment, "XDG_STATE_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    missing = edgepack("bench", pack, "--device", ssh_pi.address, cwd=tmp_path)
+    assert missing.returncode == 4 and f"edgepack device setup {ssh_pi.address}" in missing.stderr
+    ready = edgepack("device", "setup", ssh_pi.address, cwd=tmp_path, seconds=600)
+    assert ready.returncode == 0 and "is ready: Raspberry Pi 5" in ready.stdout, ready.stderr
+    shown = edgepack("bench", pack, "--device", ssh_pi.address, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr + shown.stdout
+    assert "aarch64" in shown.stdout and "emulated: what it answers and its memory count; its times are the emulator's" in shown.stdout
+    # Numbers are there, and none is a speed: the table tags each, the gate calls the budget not measured, the report shows no time.
+    gate = edgepack("gate", pack, "-t", "raspberry-pi-5", "--budget", "latency_p90_ms=1000", "--json", cwd=tmp_path)
+    checks = [check for check in json.loads(gate.stdout)["checks"] if check["name"] == "latency p90"]
+    assert gate.returncode == 0 and {check["status"] for check in checks} == {"not measured"}
+    assert all("the newest measurement is emulated" in check["words"] for check in checks)
+    strict = edgepack("gate", pack, "-t", "raspberry-pi-5", "--budget", "latency_p90_ms=1000", "--require-measured", cwd=tmp_path)
+    assert strict.returncode == 1 and "emulated" in failure(strict)
+    report = (pack / "report.html").read_text()
+    assert "Raspberry Pi 5 Model B Rev 1.0 (emulated)" in report and "times do not" in report
+    listed = edgepack("devices", "--json", cwd=tmp_path)
+    assert ssh_pi.address in listed.stdout
