@@ -18,7 +18,7 @@ from edgepack.latency.gate import Checks, checks
 from edgepack.latency.protocol import profile
 from edgepack.pack.files import load_pack as load_pack
 from edgepack.pack.manifest import Pack
-from edgepack.pack.measurements import held
+from edgepack.pack.measurements import held as measurements_of
 from edgepack.pack.run import chosen
 from edgepack.quantize.scheme import Scheme
 from edgepack.student.load import is_known_to_hold_codes
@@ -195,7 +195,7 @@ def gate(
     folder = Path(pack)
     manifest = load_pack(folder)
     asked = {(artifact.target, artifact.scheme) for artifact in chosen(manifest, targets, schemes)}
-    found = checks(manifest, held(folder, manifest), budgets)
+    found = checks(manifest, measurements_of(folder, manifest), budgets)
     return Checks(check for check in found if (check.target, check.scheme) in asked)
 
 

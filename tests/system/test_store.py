@@ -133,6 +133,13 @@ def test_a_changed_budget_judges_again_and_does_nothing_else(fresh: tuple[Path, 
     assert set(ran) == {"student", "android fp32: judge", "android w8a8: judge"}
 
 
+def test_a_budget_that_the_gate_holds_runs_nothing(fresh: tuple[Path, Path]) -> None:
+    folder, store = fresh
+    text = (Path(__file__).parents[2] / "targets" / "android.toml").read_text()
+    (folder / "android.toml").write_text(f"{text}latency_p90_ms = 5.0\nsize_bytes = 1_000\n")
+    assert build(folder, store, "-t", "raspberry-pi-5", "-t", "android.toml") == ["student"]
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
