@@ -637,8 +637,8 @@ class Camera:
         self._words.extend(line for line in self._process.stderr if line.strip())
 
 
-def camera_command(given: str, least: int) -> list[str]:
-    """The program that gives frames: the one given, else the Pi's own, with frames of at least ``least`` pixels in height."""
+def camera_command(given: str, wanted: Preprocessing) -> list[str]:
+    """The program that gives frames: the one given, else the Pi's own, with frames at least as large as the student wants them."""
     try:
         words = shlex.split(given)
     except ValueError as error:
@@ -648,10 +648,12 @@ def camera_command(given: str, least: int) -> list[str]:
         raise ProgramError(
             "camera", "neither rpicam-vid nor libcamera-vid is here", "sudo apt install rpicam-apps, or give --camera-command"
         )
-    height = max(480, least)
-    # 15 frames a second: the Pi 5 has no JPEG encoder, and every frame it compresses takes time from the model.
-    size = ["--width", str(height * 4 // 3), "--height", str(height), "--framerate", "15", "--quality", "90"]
-    return words or [str(program), "--nopreview", "--timeout", "0", "--codec", "mjpeg", *size, "--flush", "--output", "-"]
+    # 4:3 as the sensors are, in steps that keep the width a multiple of 64.
+    steps = max(10, math.ceil(wanted.height / 48), math.ceil(wanted.width / 64))
+    size = ["--width", str(64 * steps), "--height", str(48 * steps)]
+    # 15 frames a second: rpicam-vid compresses on the processor (its mjpeg_encoder.cpp), which takes time from the model.
+    quality = ["--framerate", "15", "--quality", "90", "--flush"]
+    return words or [str(program), "--nopreview", "--timeout", "0", "--codec", "mjpeg", *size, *quality, "--output", "-"]
 
 
 class Service:
@@ -809,7 +811,7 @@ def classify(asked: argparse.Namespace, stop: Stop) -> int:
     artifact = choose(pack, asked.target, asked.scheme, asked.force)
     if asked.folder:
         signatures(asked.folder)
-    command = [] if asked.folder else camera_command(asked.camera_command, pack.preprocessing.height)
+    command = [] if asked.folder else camera_command(asked.camera_command, pack.preprocessing)
     program = Program(Model(pack, artifact, asked.threads, asked.top), Printer(asked.json), Service(), stop, Tally())
     program.printer.begin(pack, artifact)
     program.service.tell("READY=1")
