@@ -315,6 +315,7 @@ class Model:
             raise ProgramError("pack", f"{artifact} does not have one input and an output", "build the pack again")
         content = verified(pack, artifact)
         try:
+            # From bytes: what runs is what was checked, and onnxruntime then refuses a model that keeps weights in other files.
             self._session = onnxruntime.InferenceSession(content, _options(threads), providers=["CPUExecutionProvider"])
             self._warm_up()
         except ProgramError:
@@ -370,7 +371,8 @@ _OTHER_RUNTIME = "install the onnxruntime that 'edgepack device setup' installs,
 
 def _options(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    # Fatal errors alone are logged: what else it has to say is in its exceptions.
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
     # Arm sums int8 products exactly; x86 without VNNI only when told to. Elsewhere it changes nothing.
     options.add_session_config_entry("session.x64quantprecision", "1")
     return options
