@@ -24,6 +24,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy demo_app/raspberry_pi/classify.py
 
 # ONNX's own operator cases through both converters; tables in docs/conformance.md. JOBS children at a time.
 JOBS ?= 2
