@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: demo test lint slow conformance conformance-mil fuzz faults mutations distil segmentation bench bench-rebuild \
-	bench-efficientnet bench-peers clean
+	bench-efficientnet bench-latency bench-latency-statistics bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgepack demo --out pack
@@ -66,6 +66,15 @@ bench: $(VENV)/.dev
 # A build of EfficientNet-Lite0 for three targets, cold and unchanged, against their bars.
 bench-rebuild: $(VENV)/.dev
 	$(BIN)/python benchmarks/rebuild.py
+
+# False alarms and found slowdowns of latency comparisons on this machine; RESUME names a file that an interrupted run goes on from.
+TRIALS ?= 300
+bench-latency: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/latency_trials.py --trials $(TRIALS) $(if $(RESUME),--resume $(RESUME))
+
+# Coverage of latency intervals and false alarms of the detectors, simulated: a few CPU-minutes.
+bench-latency-statistics: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/latency_statistics.py
 
 # EfficientNet-Lite0 on real photographs: what each target keeps of it, and int8 against onnxruntime's own quantization.
 bench-efficientnet: $(VENV)/.dev
