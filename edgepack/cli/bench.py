@@ -112,7 +112,7 @@ SPEEDS = ("measured", "host")
 _MEANING = {
     "measured": "taken on a device that is the target",
     "host": "real time, on a device that is not the target",
-    "emulated": "what it answers and its memory count; its times are the emulator's, and no speed of any device",
+    "emulated": "what it answers counts; its times and memory are the emulator's, and no speed of any device",
 }
 
 
@@ -138,7 +138,7 @@ def _table(measurements: tuple[Measurement, ...]) -> Table:
 def _cells(measurement: Measurement) -> tuple[str, ...]:
     latency = measurement.latency
     times = (None, None, None, None) if latency is None else (latency.p50, latency.p90, latency.p99, latency.ratio_to_fp32)
-    memory = measurement.memory_peak_bytes
+    memory = measurement.memory_peak_bytes if measurement.truth in SPEEDS else None
     words = [_over_interval(estimate, _instead(measurement)) for estimate in times]
     return (*words, "-" if memory is None else f"{memory / 1e6:.0f} MB", _parity(measurement), measurement.truth)
 

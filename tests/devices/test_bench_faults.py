@@ -238,4 +238,4 @@ def test_a_clock_that_jumps_spoils_nothing_and_is_told(pack: Path, equipped: Ser
     assert ended.returncode == 0, ended.stderr + ended.stdout
     (found,) = json.loads(ended.stdout)["measurements"]
     assert any("clock was set by -" in line for line in found["latency"]["warnings"])
-    assert not any("clock" in line for line in found["latency"]["invalid"])
+    assert not any("was set" in line for line in found["latency"]["invalid"])
