@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgepack.api import load_pack as load_pack
     from edgepack.calibration.manifest import CalibrationSet as CalibrationSet
     from edgepack.errors import EdgepackError as EdgepackError
+    from edgepack.latency.bench import bench as bench
     from edgepack.student.load import load_student as load_student
     from edgepack.student.program import Student as Student
     from edgepack.student.spec import ImagePreprocessing as ImagePreprocessing
@@ -29,6 +30,7 @@ _HOMES = {
     "gate": "edgepack.api",
     "load_pack": "edgepack.api",
     "EdgepackError": "edgepack.errors",
+    "bench": "edgepack.latency.bench",
     "ImagePreprocessing": "edgepack.student.spec",
     "Student": "edgepack.student.program",
     "TensorSpec": "edgepack.student.spec",
@@ -42,6 +44,7 @@ __all__ = [
     "Target",
     "TensorSpec",
     "__version__",
+    "bench",
     "build",
     "gate",
     "load_pack",
