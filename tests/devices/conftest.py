@@ -11,6 +11,7 @@ import pytest
 from edgepack.devices.address import parse
 from edgepack.devices.ssh import Ssh
 from tests.fakes.sshd import Server, UnavailableError, environment, serving
+from tests.fakes.wheels import make_wheels, pip_settings
 
 DEVICE = parse("ssh://device")
 
@@ -45,3 +46,15 @@ def ssh(server: Server) -> Iterator[Ssh]:
     transport = Ssh.open(DEVICE)
     yield transport
     transport.close()
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder that pip finds wheels in, and nowhere else: one tiny wheel of everything."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    make_wheels(folder)
+    monkeypatch.setenv("EDGEPACK_WHEELS", str(tmp_path / "wheels"))
+    for name, value in pip_settings(folder).items():
+        monkeypatch.setenv(name, value)
+    return folder
