@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.fakes.wheels import make_wheels
 THERE = Path(__file__).resolve().parents[2] / "edgepack" / "devices" / "there"
 RUNTIME_VERSIONS = {runtime: wanted()[runtime] for runtime in RUNTIMES}
 
-pytestmark = pytest.mark.usefixtures("index")
+pytestmark = pytest.mark.usefixtures("stocked")
 
 
 def cache(server: Server) -> Path:
@@ -48,9 +49,9 @@ def test_a_device_with_nothing_but_python_is_made_ready(ssh: Ssh, server: Server
     assert out.decode().strip() == wanted()["onnxruntime"]
 
 
-def test_a_second_setup_sends_nothing_and_downloads_nothing(ssh: Ssh, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_setup_sends_nothing_and_downloads_nothing(ssh: Ssh, index: Path, stocked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = setup(ssh)
-    for path in [*index.iterdir(), *(tmp_path / "wheels").rglob("*.whl")]:
+    for path in [*index.iterdir(), *stocked.rglob("*.whl")]:
         path.unlink()
     monkeypatch.setattr(ssh, "send", lambda *_: pytest.fail("a file was sent"))
     again = setup(ssh)
@@ -66,12 +67,12 @@ def test_wheels_that_an_interrupted_setup_sent_are_not_sent_again(ssh: Ssh, serv
         send(local, remote)
         sent.append(local)
 
-    monkeypatch.setattr(ssh, "send", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        setup(ssh)
-    monkeypatch.undo()
-    monkeypatch.setattr(ssh, "send", send)
+    with monkeypatch.context() as patch:
+        patch.setattr(ssh, "send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            setup(ssh)
     assert not list(cache(server).glob("site-*"))
+    assert setup(ssh).sent == len(NEEDS) - 2
 
 
 def test_a_device_that_was_never_set_up_says_how(ssh: Ssh) -> None:
@@ -116,9 +117,11 @@ def test_what_a_killed_unpacking_left_is_cleared(ssh: Ssh, server: Server) -> No
     assert names(cache(server)) == {Path(ready.site).name, "setup.lock"}
 
 
-def test_runtimes_that_do_not_import_there_leave_the_earlier_site_alone(ssh: Ssh, server: Server, index: Path) -> None:
+def test_runtimes_that_do_not_import_there_leave_the_earlier_site_alone(ssh: Ssh, server: Server, index: Path, stocked: Path) -> None:
     earlier = cache(server) / "site-cp311-000000000000"
     earlier.mkdir(parents=True)
+    for path in stocked.rglob("onnxruntime*"):
+        path.unlink()
     make_wheels(index, onnxruntime="raise ImportError('libstdc++.so.6: version CXXABI_1.3.15 not found')")
     with pytest.raises(AnswerError, match=r"the runtimes do not import on ssh://device: .*CXXABI_1\.3\.15 not found"):
         setup(ssh)
@@ -135,12 +138,13 @@ def test_runtimes_that_do_not_import_there_leave_the_earlier_site_alone(ssh: Ssh
     ids=["32-bit userland under a 64-bit kernel", "musl", "old Python"],
 )
 def test_a_device_that_cannot_run_the_runtimes_is_refused_before_anything_is_downloaded(
-    ssh: Ssh, server: Server, tmp_path: Path, before: str, reason: str
+    ssh: Ssh, server: Server, stocked: Path, before: str, reason: str
 ) -> None:
     server.python(before)
+    shutil.rmtree(stocked)
     with pytest.raises(UnfitError, match=reason):
         setup(ssh)
-    assert not (tmp_path / "wheels").exists() and not cache(server).exists()
+    assert not stocked.exists() and not cache(server).exists()
 
 
 def test_too_little_room_is_refused_before_anything_is_sent(ssh: Ssh, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +227,7 @@ def test_devices_lists_this_machine_the_emulated_ones_and_those_known_with_wheth
     assert found["ssh://device"]["runtimes"] == RUNTIME_VERSIONS
     assert found["ssh://gone.invalid"]["trouble"] == "no host is called gone.invalid"
     shown = edgepack("devices").stdout
-    assert "\x1b" not in shown and "unreachable" in shown and "Raspberry Pi 4 \\x1b[31m" in shown
+    assert "4 \x1b[31m" not in shown and "unreachable" in shown and "Raspberry Pi 4 \\x1b[31m" in shown
 
 
 def test_devices_without_any_known_one_asks_nobody(server: Server) -> None:

@@ -29,6 +29,7 @@ from tests.devices.conftest import DEVICE
 from tests.fakes.sshd import Server
 
 MEGABYTE = 2**20
+SIZE = 20 * MEGABYTE
 
 
 def said(ssh: Ssh, code: str, given: bytes = b"") -> tuple[bytes, int]:
@@ -65,7 +66,7 @@ def words(process: psutil.Process) -> list[str]:
 @pytest.fixture
 def big(tmp_path: Path) -> Path:
     path = tmp_path / "big.bin"
-    path.write_bytes(os.urandom(48 * MEGABYTE))
+    path.write_bytes(os.urandom(SIZE))
     return path
 
 
@@ -225,20 +226,20 @@ def test_a_file_name_that_no_line_can_hold_is_refused(name: str) -> None:
 def test_progress_grows_up_to_the_whole(ssh: Ssh, server: Server, big: Path) -> None:
     seen: list[tuple[int, int]] = []
     ssh.send(big, str(server.home / "big"), lambda done, total: seen.append((done, total)))
-    assert seen[0] == (0, 48 * MEGABYTE) and seen[-1] == (48 * MEGABYTE, 48 * MEGABYTE)
+    assert seen[0] == (0, SIZE) and seen[-1] == (SIZE, SIZE)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
 def test_a_copy_that_broke_off_is_gone_on_with(ssh: Ssh, server: Server, big: Path) -> None:
     remote = server.home / "big"
     # What is there already is marked, to be seen again afterwards: only the rest was sent.
-    remote.write_bytes(b"MARK" + big.read_bytes()[4 : 40 * MEGABYTE])
+    remote.write_bytes(b"MARK" + big.read_bytes()[4 : 15 * MEGABYTE])
     ssh.send(big, str(remote))
     assert remote.read_bytes() == b"MARK" + big.read_bytes()[4:]
 
 
 def slowed(server: Server) -> None:
-    """A link slow enough to be cut in the middle: 48 MB in about ten seconds."""
+    """A link slow enough to be cut in the middle: 20 MB in four seconds."""
     server.configure(ProxyCommand=f"{sys.executable} {Path(__file__).with_name('slow_link.py')} %h %p 5")
 
 
@@ -260,7 +261,7 @@ def test_a_connection_cut_in_a_copy_is_made_again_and_the_copy_goes_on(server: S
     remote, cuts, sizes = server.home / "big", [], []
 
     def half() -> bool:
-        return remote.exists() and remote.stat().st_size > 8 * MEGABYTE
+        return remote.exists() and remote.stat().st_size > 4 * MEGABYTE
 
     with closing(Ssh.open(DEVICE)) as ssh:
         cutter = cut_when(server, half, cuts)
@@ -274,7 +275,7 @@ def test_a_connection_cut_in_a_copy_is_made_again_and_the_copy_goes_on(server: S
         assert verified_send(ssh, [Sent(big, str(remote))])
     cutter.join()
     assert cuts and cuts[0] > 0
-    assert len(sizes) == 2 and sizes[0] == 0 and sizes[1] > 8 * MEGABYTE
+    assert len(sizes) == 2 and sizes[0] == 0 and sizes[1] > 4 * MEGABYTE
     assert digest(remote) == digest(big)
 
 
@@ -286,7 +287,7 @@ def test_a_fetch_that_is_cut_goes_on_and_shows_the_file_only_when_it_is_whole(se
 
     def half() -> bool:
         early.append(local.exists())
-        return part.exists() and part.stat().st_size > 8 * MEGABYTE
+        return part.exists() and part.stat().st_size > 4 * MEGABYTE
 
     with closing(Ssh.open(DEVICE)) as ssh:
         cut_when(server, half, cuts).join(0)
@@ -317,6 +318,22 @@ def test_what_runs_when_the_connection_is_cut_ends_and_is_explained(ssh: Ssh, se
     assert said(ssh, "print(1)") == (b"1\n", 0)
 
 
+def test_a_connection_that_falls_silent_is_noticed_and_the_copy_goes_on(server: Server, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgepack.devices.ssh._ALIVE", ("ServerAliveInterval=1", "ServerAliveCountMax=2"))
+    slowed(server)
+    remote = server.home / "big"
+
+    def frozen() -> None:
+        while not (remote.exists() and remote.stat().st_size > 4 * MEGABYTE):
+            time.sleep(0.02)
+        server.freeze()
+
+    threading.Thread(target=frozen, daemon=True).start()
+    with closing(Ssh.open(DEVICE)) as ssh:
+        assert verified_send(ssh, [Sent(big, str(remote))])
+    assert digest(remote) == digest(big)
+
+
 def test_a_copy_that_is_there_is_not_sent_again(ssh: Ssh, server: Server, tmp_path: Path) -> None:
     files = [Sent(tmp_path / name, str(server.home / name)) for name in ("a", "b")]
     for file in files:
@@ -329,7 +346,7 @@ def test_a_copy_that_is_there_is_not_sent_again(ssh: Ssh, server: Server, tmp_pa
 
 def test_going_on_with_a_part_of_another_file_is_noticed_and_the_file_sent_whole(ssh: Ssh, server: Server, big: Path) -> None:
     remote = server.home / "big"
-    remote.write_bytes(os.urandom(5 * MEGABYTE))
+    remote.write_bytes(os.urandom(2 * MEGABYTE))
     verified_send(ssh, [Sent(big, str(remote))])
     assert digest(remote) == digest(big)
 
@@ -382,7 +399,7 @@ def small_disk(server: Server) -> Iterator[Path]:
 def test_a_full_disk_is_told_as_that_with_its_numbers_and_holds_no_part_afterwards(
     ssh: Ssh, server: Server, small_disk: Path, big: Path
 ) -> None:
-    with pytest.raises(FullError, match=r"the disk of device is full: 8\.4 MB are free, big needs 50\.3 MB -> next: free some space"):
+    with pytest.raises(FullError, match=r"the disk of device is full: 8\.4 MB are free, big needs 21\.0 MB -> next: free some space"):
         ssh.send(big, str(small_disk / "big"))
     assert server.apart("ls", str(small_disk)).stdout == ""
 

@@ -105,6 +105,11 @@ class Server:
         """The server's processes of open connections."""
         return [child for child in psutil.Process(self.process.pid).children(recursive=True) if "sshd" in child.name()]
 
+    def freeze(self) -> None:
+        """Every open connection falls silent without breaking, as when a wireless network is lost; ``cut`` ends them."""
+        for each in self.sessions():
+            each.suspend()
+
     def cut(self) -> int:
         """Break every open connection, as a lost network does; how many processes that took."""
         found = self.sessions()
