@@ -19,7 +19,7 @@ from edgepack.devices.setup import RECORD, MissingError, RoomError, installed, s
 from edgepack.devices.ssh import Ssh
 from edgepack.devices.wheels import NEEDS, RUNTIMES, UnfitError, wanted
 from tests.devices.test_ssh import said
-from tests.fakes.sshd import Server
+from tests.fakes.sshd import NO_HOST, Server
 from tests.fakes.wheels import make_wheels
 
 THERE = Path(__file__).resolve().parents[2] / "edgepack" / "devices" / "there"
@@ -220,14 +220,17 @@ def test_what_is_no_device_to_set_up_is_bad_usage(address: str) -> None:
 
 def test_devices_lists_this_machine_the_emulated_ones_and_those_known_with_whether_they_answer(server: Server) -> None:
     edgepack("device", "setup", "ssh://device")
-    remember(Known("ssh://gone.invalid", model="Raspberry Pi 4 \x1b[31m"))
+    server.configure()
+    with server.config.open("a") as config:
+        config.write(f"Host gone\n  HostName {NO_HOST}\n")
+    remember(Known("ssh://gone", model="Raspberry Pi 4 \x1b[31m"))
     found = {each["address"]: each for each in json.loads(edgepack("devices", "--json").stdout)}
-    assert list(found) == ["local", "qemu://pi4", "qemu://pi5", "ssh://device", "ssh://gone.invalid"]
+    assert list(found) == ["local", "qemu://pi4", "qemu://pi5", "ssh://device", "ssh://gone"]
     assert found["local"]["state"] == "here" and found["ssh://device"]["state"] == "reachable"
     assert found["ssh://device"]["runtimes"] == RUNTIME_VERSIONS
-    assert found["ssh://gone.invalid"]["trouble"] == "no host is called gone.invalid"
+    assert found["ssh://gone"]["trouble"] == "no host is called gone"
     shown = edgepack("devices").stdout
-    assert "Pi 4 \x1b" not in shown and "Pi 4 \\x1b[31m" in shown and "ssh://gone.invalid: no host is called gone.invalid" in shown
+    assert "Pi 4 \x1b" not in shown and "Pi 4 \\x1b[31m" in shown and "ssh://gone: no host is called gone" in shown
 
 
 def test_devices_without_any_known_one_asks_nobody(server: Server) -> None:

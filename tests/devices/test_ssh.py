@@ -26,7 +26,7 @@ from edgepack.devices.ssh_words import CutError, explained
 from edgepack.devices.transport import TransportError
 from edgepack.errors import InputError
 from tests.devices.conftest import DEVICE
-from tests.fakes.sshd import Server
+from tests.fakes.sshd import NO_HOST, Server
 
 MEGABYTE = 2**20
 SIZE = 20 * MEGABYTE
@@ -135,7 +135,7 @@ def test_a_jump_host_that_hangs_is_given_up_too(server: Server) -> None:
 
 
 def test_a_host_without_an_address_says_so(server: Server) -> None:
-    server.configure(HostName="no-such-host.invalid")
+    server.configure(HostName=NO_HOST)
     assert failure().cause == "no host is called device"
 
 

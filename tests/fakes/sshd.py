@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 
+# No name of a host: a label has at most 63 letters (RFC 1035), so that the resolver refuses it without asking anybody.
+NO_HOST = "x" * 64
 _PACKAGES = ("openssh-server", "openssh-sftp-server", "libwrap0")
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "edgepack-tests" / "sshd"
 _NAMESPACE = """
