@@ -24,7 +24,10 @@ def setup(
     timeout: AnswerOption = 10,
     json: Json = False,
 ) -> None:
-    """Put the runtimes on a device, in its user's cache: no root, no pip and no internet there. A second time sends nothing."""
+    """Put the runtimes on a device, in its user's cache: no root, no pip and no internet there. A second time sends nothing.
+
+    ssh must reach it without asking for a password. Your own ssh configuration counts; EDGEPACK_SSH_CONFIG names another file.
+    """
     from edgepack.cli.output import Progress as Shown
     from edgepack.cli.output import emit_json
     from edgepack.devices.address import parse

@@ -25,26 +25,38 @@ def command(timeout: AnswerOption = 3, json: Json = False) -> None:
         emit_json([{**msgspec.to_builtins(each.device), "state": each.state, "trouble": each.trouble} for each in found])
         return
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("device", "state", "what", "python", "runtimes"):
-        table.add_column(heading)
+    for heading in ("device", "state", "what", "runtimes"):
+        # An address that is cut cannot be copied.
+        table.add_column(heading, no_wrap=heading != "what", overflow="fold")
     for each in found:
         table.add_row(*_row(each))
     console = Console()
     console.print(table)
-    console.print("another: edgepack device setup ssh://user@host", highlight=False)
+    for each in found:
+        if each.trouble:
+            console.print(_trouble(each), highlight=False, soft_wrap=True)
+    console.print("another: edgepack device setup ssh://user@host", highlight=False, soft_wrap=True)
 
 
 _COLOURS = {"reachable": "green", "unreachable": "red"}
 
 
 def _row(each: Listed) -> tuple[str, ...]:
+    device = each.device
+    colour = _COLOURS.get(each.state, "default")
+    what = (device.model, device.machine, f"Python {device.python}" if device.python else "")
+    runtimes = "\n".join(_shown(f"{name} {version}") for name, version in device.runtimes.items())
+    return _shown(device.address), f"[{colour}]{each.state}[/]", _shown(", ".join(filter(None, what))), runtimes
+
+
+def _trouble(each: Listed) -> str:
+    seen = f" (last seen {each.device.seen})" if each.device.seen else ""
+    return f"[dim]{_shown(f'{each.device.address}: {each.trouble}{seen}')}[/]"
+
+
+def _shown(text: str) -> str:
     """Words of a device are a stranger's: shown, not obeyed."""
     from edgepack.cli.output import escaped
     from edgepack.text import plain
 
-    device = each.device
-    colour = _COLOURS.get(each.state, "default")
-    state = f"[{colour}]{each.state}[/]" + (f"\n[dim]{escaped(plain(each.trouble))}[/]" if each.trouble else "")
-    runtimes = "\n".join(escaped(plain(f"{name} {version}")) for name, version in device.runtimes.items())
-    what = ", ".join(part for part in (device.model, device.machine) if part)
-    return (escaped(device.address), state, *(escaped(plain(text)) for text in (what, device.python)), runtimes)
+    return escaped(plain(text))

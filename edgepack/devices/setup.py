@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -181,7 +182,7 @@ def _held(transport: Transport, there: Facts, progress: Progress) -> tuple[str, 
 
 def _new(transport: Transport, there: Facts, progress: Progress) -> tuple[str, dict[str, str], int]:
     """A site made now: its folder, what it imports, and how many wheels were sent."""
-    chosen = wheels(there.interpreter, lambda _, done, total: progress("downloading wheels", done, total))
+    chosen = wheels(there.interpreter, partial(progress, "downloading wheels"))
     site, sent = _install(transport, there, chosen, progress)
     return site, _imported(transport, site, progress), sent
 
@@ -192,7 +193,7 @@ def _install(transport: Transport, there: Facts, chosen: Sequence[Wheel], progre
     files = [Sent(wheel.path, f"{folder}/{wheel.path.name}") for wheel in chosen]
     absent = missing(transport, files, make=folder)
     _refuse_full(transport, there, sum(file.local.stat().st_size for file in absent) + sum(wheel.unpacked for wheel in chosen))
-    verified_send(transport, absent, lambda done, total: progress("sending wheels", done, total))
+    verified_send(transport, absent, partial(progress, "sending wheels"))
     site = f"{there.base}/site-{there.interpreter.tag}-{set_digest(list(chosen))}"
     versions = {wheel.distribution: wheel.version for wheel in chosen}
     asked = {

@@ -21,6 +21,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
 from edgepack.converter.process import ended, kill_tree
 from edgepack.devices.address import Address
 from edgepack.devices.ask import ask, program, question
@@ -33,6 +35,8 @@ from edgepack.errors import InputError
 CONFIG = "EDGEPACK_SSH_CONFIG"
 # Seconds to wait for a device that does not answer.
 TIMEOUT = 10.0
+# Where sockets lie, whatever TMPDIR says: the folders it names on a Mac are too long.
+_SOCKETS = "/tmp"
 # Seconds the shared connection outlives its last use, so that one whose owner was killed ends by itself.
 _PERSIST = 120
 # A dead connection is noticed after three unanswered questions, 15 s.
@@ -80,7 +84,7 @@ class Ssh:
         self.address = address
         self.site: Sequence[str] = ()
         self._timeout = timeout
-        self._folder = Path(tempfile.mkdtemp(prefix="edgepack-", dir="/tmp"))
+        self._folder = _private_folder()
         self._options = _options(address, timeout, self._folder)
         # Also at the end of this process, should nobody close it.
         self._finish = weakref.finalize(self, _close, self._folder, [*self._options, "--", address.host])
@@ -232,6 +236,15 @@ def _follow(process: subprocess.Popen[bytes], asked: dict[str, str], total: int,
         process.stdin.flush()
         for line in process.stdout:
             progress(min(int(line), total), total)
+
+
+def _private_folder() -> Path:
+    """A new one with this process's number in its name. Those that a killed process left go, once the connection in them has ended."""
+    for left in Path(_SOCKETS).glob("edgepack-ssh-*-*"):
+        with contextlib.suppress(OSError, ValueError):
+            if not psutil.pid_exists(int(left.name.split("-")[2])):
+                left.rmdir()
+    return Path(tempfile.mkdtemp(prefix=f"edgepack-ssh-{os.getpid()}-", dir=_SOCKETS))
 
 
 def _options(address: Address, timeout: float, folder: Path) -> list[str]:

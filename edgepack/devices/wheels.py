@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -155,25 +155,34 @@ def cache_folder() -> Path:
     return Path(given) if given else base / "edgepack" / "wheels"
 
 
-def wheels(python: DevicePython, progress: Callable[[str, int, int], None] = lambda *_: None) -> list[Wheel]:
+def wheels(python: DevicePython, progress: Callable[[int, int], None] = lambda *_: None) -> list[Wheel]:
     """The wheels for a Python that ``refuse_unfit`` accepts, from the cache or downloaded into it.
 
     A wheel of the cache that is not what was downloaded is downloaded again.
 
     Args:
-        progress: told (distribution, index, total) before each.
+        progress: told (wheels that are here, wheels) as they come.
 
     Raises:
         DownloadError: one cannot be had; the message quotes pip.
     """
     folder = cache_folder() / f"{python.tag}-{python.machine}-glibc{python.glibc}"
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    for index, (distribution, version) in enumerate(wanted().items()):
-        progress(distribution, index, len(NEEDS))
-        found.append(_cached(folder, distribution, version) or _download(folder, python, distribution, version))
-    progress("", len(NEEDS), len(NEEDS))
-    return found
+    found = {name: wheel for name, version in wanted().items() if (wheel := _cached(folder, name, version))}
+    for names in _together(found):
+        progress(len(found), len(NEEDS))
+        found |= _download(folder, python, names)
+    progress(len(NEEDS), len(NEEDS))
+    return [found[name] for name in NEEDS]
+
+
+def _together(held: Collection[str]) -> Iterator[list[str]]:
+    """What is downloaded at once: each large one alone, so that a broken download costs one of them; the small ones in one go."""
+    absent = [name for name in NEEDS if name not in held]
+    yield from ([name] for name in absent if name in MODULES)
+    small = [name for name in absent if name not in MODULES]
+    if small:
+        yield small
 
 
 def _cached(folder: Path, distribution: str, version: str) -> Wheel | None:
@@ -191,33 +200,44 @@ def _wheel(distribution: str, version: str, path: Path, sha256: str) -> Wheel:
     return Wheel(distribution, version, path, path.stat().st_size, unpacked, sha256)
 
 
-def _download(folder: Path, python: DevicePython, distribution: str, version: str) -> Wheel:
-    """One wheel by pip, into the cache and its index; each is there whole or not at all."""
+def _download(folder: Path, python: DevicePython, names: Sequence[str]) -> dict[str, Wheel]:
+    """Some wheels by pip, into the cache and its index; each is there whole or not at all."""
+    versions = {name: wanted()[name] for name in names}
     with tempfile.TemporaryDirectory(prefix="new-", dir=folder) as place:
-        _pip(Path(place), python, distribution, version)
-        (got,) = Path(place).glob("*.whl")
-        sha256 = digest(got)
-        path = got.replace(folder / got.name)
-    held = {**_index(folder), f"{distribution}=={version}": _Held(path.name, sha256)}
-    _write(folder / _INDEX, msgspec.json.encode(held))
-    return _wheel(distribution, version, path, sha256)
+        _pip(Path(place), python, versions)
+        got = {name: _of(Path(place), name) for name in names}
+        kept = {name: path.replace(folder / path.name) for name, path in got.items()}
+    held = {name: _Held(path.name, digest(path)) for name, path in kept.items()}
+    index = {**_index(folder), **{f"{name}=={versions[name]}": each for name, each in held.items()}}
+    _write(folder / _INDEX, msgspec.json.encode(index))
+    return {name: _wheel(name, versions[name], kept[name], held[name].sha256) for name in names}
 
 
-def _pip(place: Path, python: DevicePython, distribution: str, version: str) -> None:
+def _of(place: Path, name: str) -> Path:
+    """The wheel of a distribution; in file names "-" and "." are "_" (the binary distribution format)."""
+    (found,) = (path for path in place.glob("*.whl") if _normal(path.name.partition("-")[0]) == _normal(name))
+    return found
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as PEP 503 compares it."""
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+def _pip(place: Path, python: DevicePython, versions: Mapping[str, str]) -> None:
+    requirements = [f"{name}=={version}" for name, version in versions.items()]
     command = [
         *(sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"),
         *("--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", python.minor),
         *(part for platform in platforms(python) for part in ("--platform", platform)),
-        *("--dest", str(place), f"{distribution}=={version}"),
+        *("--dest", str(place), *requirements),
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
-        raise DownloadError(
-            f"downloading {distribution} {version} takes more than {_SECONDS} s", "try again on a faster network"
-        ) from error
+        raise DownloadError(f"downloading {requirements[0]} takes more than {_SECONDS} s", "try again on a faster network") from error
     if done.returncode:
-        raise _explained(python, distribution, version, done.stderr)
+        raise _explained(python, requirements, done.stderr)
 
 
 def platforms(python: DevicePython) -> Iterator[str]:
@@ -228,15 +248,16 @@ def platforms(python: DevicePython) -> Iterator[str]:
     yield f"manylinux2014_{python.machine}"
 
 
-def _explained(python: DevicePython, distribution: str, version: str, words: str) -> DownloadError:
-    named = f"{distribution} {version}"
+def _explained(python: DevicePython, requirements: Sequence[str], words: str) -> DownloadError:
+    named = ", ".join(requirements)
     if "No module named pip" in words:
         return DownloadError(f"{named} cannot be downloaded: this environment has no pip", f"{sys.executable} -m ensurepip")
-    if "No matching distribution" in words:
+    unmatched = re.search(r"No matching distribution found for (\S+)", words)
+    if unmatched:
         about = f"Python {python.minor}, {python.machine}, glibc {python.glibc}"
         return DownloadError(
-            f"no wheel of {named} for {about} can be found",
-            f"check the network here, and that pip download {distribution}=={version} works; an older system there needs updating",
+            f"no wheel of {unmatched[1]} for {about} can be found",
+            f"check the network here, and that pip download {unmatched[1]} works; an older system there needs updating",
         )
     lines = [line for line in words.strip().splitlines() if not line.startswith("WARNING")]
     last = (lines or ["it said nothing"])[-1][:200]

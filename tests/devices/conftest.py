@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 from edgepack.devices.address import parse
 from edgepack.devices.ssh import Ssh
+from edgepack.devices.wheels import DevicePython, wheels
 from tests.fakes.sshd import Server, UnavailableError, environment, serving
+from tests.fakes.wheels import make_wheels, pip_settings
 
 DEVICE = parse("ssh://device")
 
@@ -45,3 +48,40 @@ def ssh(server: Server) -> Iterator[Ssh]:
     transport = Ssh.open(DEVICE)
     yield transport
     transport.close()
+
+
+PI = DevicePython("3.11.2", 64, "aarch64", "2.36")
+# The device behind the server is this machine.
+HERE = DevicePython(platform.python_version(), 64, platform.machine(), platform.libc_ver()[1])
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder that pip finds wheels in, and nowhere else: one tiny wheel of everything. The user's cache is empty."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    make_wheels(folder)
+    monkeypatch.setenv("EDGEPACK_WHEELS", str(tmp_path / "wheels"))
+    for name, value in pip_settings(folder).items():
+        monkeypatch.setenv(name, value)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the tiny wheels of a Pi and of this machine: pip takes a second for each."""
+    folder, stock = tmp_path_factory.mktemp("index"), tmp_path_factory.mktemp("stock")
+    make_wheels(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEPACK_WHEELS", str(stock))
+        for name, value in pip_settings(folder).items():
+            patch.setenv(name, value)
+        for python in (PI, HERE):
+            wheels(python)
+    return stock
+
+
+@pytest.fixture
+def stocked(_stock: Path, index: Path, tmp_path: Path) -> Path:
+    """The user's cache, with all that ``index`` has."""
+    return Path(shutil.copytree(_stock, tmp_path / "wheels"))

@@ -26,9 +26,10 @@ from edgepack.devices.ssh_words import CutError, explained
 from edgepack.devices.transport import TransportError
 from edgepack.errors import InputError
 from tests.devices.conftest import DEVICE
-from tests.fakes.sshd import Server
+from tests.fakes.sshd import NO_HOST, Server
 
 MEGABYTE = 2**20
+SIZE = 20 * MEGABYTE
 
 
 def said(ssh: Ssh, code: str, given: bytes = b"") -> tuple[bytes, int]:
@@ -47,12 +48,12 @@ def failure(address: Address = DEVICE, timeout: float = 3) -> TransportError:
 
 
 def folders() -> set[Path]:
-    return set(Path("/tmp").glob("edgepack-*"))
+    return set(Path("/tmp").glob(f"edgepack-ssh-{os.getpid()}-*"))
 
 
 def masters() -> list[psutil.Process]:
     """Shared connections of tests, wherever they run."""
-    return [each for each in psutil.process_iter() if each.name() == "ssh" and any("/tmp/edgepack-" in word for word in words(each))]
+    return [each for each in psutil.process_iter() if each.name() == "ssh" and any("/tmp/edgepack-ssh-" in word for word in words(each))]
 
 
 def words(process: psutil.Process) -> list[str]:
@@ -65,7 +66,7 @@ def words(process: psutil.Process) -> list[str]:
 @pytest.fixture
 def big(tmp_path: Path) -> Path:
     path = tmp_path / "big.bin"
-    path.write_bytes(os.urandom(48 * MEGABYTE))
+    path.write_bytes(os.urandom(SIZE))
     return path
 
 
@@ -89,9 +90,10 @@ def test_a_program_too_long_for_a_command_line_is_refused_before_anything_starts
 
 
 def test_everything_after_the_first_handshake_shares_its_connection(ssh: Ssh, server: Server) -> None:
+    before = server.logins()
     for _ in range(3):
         assert said(ssh, "print(1)") == (b"1\n", 0)
-    assert (server.root / "sshd.log").read_text().count("Accepted publickey") <= 1 or len(server.sessions()) <= 2
+    assert server.logins() == before > 0
 
 
 def test_a_login_shell_that_greets_does_not_spoil_an_answer(ssh: Ssh, server: Server) -> None:
@@ -128,11 +130,12 @@ def test_a_device_that_never_answers_is_given_up_after_the_timeout(server: Serve
 def test_a_jump_host_that_hangs_is_given_up_too(server: Server) -> None:
     server.configure(ProxyCommand="sleep 60")
     begun = time.monotonic()
-    assert "cannot be reached" in failure(timeout=1).cause or time.monotonic() - begun < 9
+    assert "cannot be reached" in failure(timeout=1).cause
+    assert time.monotonic() - begun < 9
 
 
 def test_a_host_without_an_address_says_so(server: Server) -> None:
-    server.configure(HostName="no-such-host.invalid")
+    server.configure(HostName=NO_HOST)
     assert failure().cause == "no host is called device"
 
 
@@ -225,20 +228,20 @@ def test_a_file_name_that_no_line_can_hold_is_refused(name: str) -> None:
 def test_progress_grows_up_to_the_whole(ssh: Ssh, server: Server, big: Path) -> None:
     seen: list[tuple[int, int]] = []
     ssh.send(big, str(server.home / "big"), lambda done, total: seen.append((done, total)))
-    assert seen[0] == (0, 48 * MEGABYTE) and seen[-1] == (48 * MEGABYTE, 48 * MEGABYTE)
+    assert seen[0] == (0, SIZE) and seen[-1] == (SIZE, SIZE)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
 def test_a_copy_that_broke_off_is_gone_on_with(ssh: Ssh, server: Server, big: Path) -> None:
     remote = server.home / "big"
     # What is there already is marked, to be seen again afterwards: only the rest was sent.
-    remote.write_bytes(b"MARK" + big.read_bytes()[4 : 40 * MEGABYTE])
+    remote.write_bytes(b"MARK" + big.read_bytes()[4 : 15 * MEGABYTE])
     ssh.send(big, str(remote))
     assert remote.read_bytes() == b"MARK" + big.read_bytes()[4:]
 
 
 def slowed(server: Server) -> None:
-    """A link slow enough to be cut in the middle: 48 MB in about ten seconds."""
+    """A link slow enough to be cut in the middle: 20 MB in four seconds."""
     server.configure(ProxyCommand=f"{sys.executable} {Path(__file__).with_name('slow_link.py')} %h %p 5")
 
 
@@ -260,7 +263,7 @@ def test_a_connection_cut_in_a_copy_is_made_again_and_the_copy_goes_on(server: S
     remote, cuts, sizes = server.home / "big", [], []
 
     def half() -> bool:
-        return remote.exists() and remote.stat().st_size > 8 * MEGABYTE
+        return remote.exists() and remote.stat().st_size > 4 * MEGABYTE
 
     with closing(Ssh.open(DEVICE)) as ssh:
         cutter = cut_when(server, half, cuts)
@@ -274,7 +277,7 @@ def test_a_connection_cut_in_a_copy_is_made_again_and_the_copy_goes_on(server: S
         assert verified_send(ssh, [Sent(big, str(remote))])
     cutter.join()
     assert cuts and cuts[0] > 0
-    assert len(sizes) == 2 and sizes[0] == 0 and sizes[1] > 8 * MEGABYTE
+    assert len(sizes) == 2 and sizes[0] == 0 and sizes[1] > 4 * MEGABYTE
     assert digest(remote) == digest(big)
 
 
@@ -286,7 +289,7 @@ def test_a_fetch_that_is_cut_goes_on_and_shows_the_file_only_when_it_is_whole(se
 
     def half() -> bool:
         early.append(local.exists())
-        return part.exists() and part.stat().st_size > 8 * MEGABYTE
+        return part.exists() and part.stat().st_size > 4 * MEGABYTE
 
     with closing(Ssh.open(DEVICE)) as ssh:
         cut_when(server, half, cuts).join(0)
@@ -317,6 +320,22 @@ def test_what_runs_when_the_connection_is_cut_ends_and_is_explained(ssh: Ssh, se
     assert said(ssh, "print(1)") == (b"1\n", 0)
 
 
+def test_a_connection_that_falls_silent_is_noticed_and_the_copy_goes_on(server: Server, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgepack.devices.ssh._ALIVE", ("ServerAliveInterval=1", "ServerAliveCountMax=2"))
+    slowed(server)
+    remote = server.home / "big"
+
+    def frozen() -> None:
+        while not (remote.exists() and remote.stat().st_size > 4 * MEGABYTE):
+            time.sleep(0.02)
+        server.freeze()
+
+    threading.Thread(target=frozen, daemon=True).start()
+    with closing(Ssh.open(DEVICE)) as ssh:
+        assert verified_send(ssh, [Sent(big, str(remote))])
+    assert digest(remote) == digest(big)
+
+
 def test_a_copy_that_is_there_is_not_sent_again(ssh: Ssh, server: Server, tmp_path: Path) -> None:
     files = [Sent(tmp_path / name, str(server.home / name)) for name in ("a", "b")]
     for file in files:
@@ -329,7 +348,7 @@ def test_a_copy_that_is_there_is_not_sent_again(ssh: Ssh, server: Server, tmp_pa
 
 def test_going_on_with_a_part_of_another_file_is_noticed_and_the_file_sent_whole(ssh: Ssh, server: Server, big: Path) -> None:
     remote = server.home / "big"
-    remote.write_bytes(os.urandom(5 * MEGABYTE))
+    remote.write_bytes(os.urandom(2 * MEGABYTE))
     verified_send(ssh, [Sent(big, str(remote))])
     assert digest(remote) == digest(big)
 
@@ -382,7 +401,7 @@ def small_disk(server: Server) -> Iterator[Path]:
 def test_a_full_disk_is_told_as_that_with_its_numbers_and_holds_no_part_afterwards(
     ssh: Ssh, server: Server, small_disk: Path, big: Path
 ) -> None:
-    with pytest.raises(FullError, match=r"the disk of device is full: 8\.4 MB are free, big needs 50\.3 MB -> next: free some space"):
+    with pytest.raises(FullError, match=r"the disk of device is full: 8\.4 MB are free, big needs 21\.0 MB -> next: free some space"):
         ssh.send(big, str(small_disk / "big"))
     assert server.apart("ls", str(small_disk)).stdout == ""
 
@@ -407,6 +426,22 @@ def test_a_connection_that_cannot_be_had_leaves_no_folder(server: Server) -> Non
     server.know("")
     failure()
     assert folders() == before
+
+
+def test_the_folder_of_a_killed_process_goes_with_the_next_connection(server: Server) -> None:
+    command = [sys.executable, "-c", _WAITS.format(body=_CLOSES)]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    folder = Path(program.stdout.readline().strip())
+    program.kill()
+    program.communicate()
+    server.cut()
+    for _ in range(100):
+        if not list(folder.iterdir()):
+            break
+        time.sleep(0.05)
+    Ssh.open(DEVICE).close()
+    assert not folder.exists()
 
 
 _WAITS = """

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 
+# No name of a host: a label has at most 63 letters (RFC 1035), so that the resolver refuses it without asking anybody.
+NO_HOST = "x" * 64
 _PACKAGES = ("openssh-server", "openssh-sftp-server", "libwrap0")
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "edgepack-tests" / "sshd"
 _NAMESPACE = """
@@ -105,6 +107,15 @@ class Server:
         """The server's processes of open connections."""
         return [child for child in psutil.Process(self.process.pid).children(recursive=True) if "sshd" in child.name()]
 
+    def logins(self) -> int:
+        """How many connections it has let in."""
+        return (self.root / "sshd.log").read_text().count("Accepted publickey")
+
+    def freeze(self) -> None:
+        """Every open connection falls silent without breaking, as when a wireless network is lost; ``cut`` ends them."""
+        for each in self.sessions():
+            each.suspend()
+
     def cut(self) -> int:
         """Break every open connection, as a lost network does; how many processes that took."""
         found = self.sessions()
@@ -128,7 +139,7 @@ def serving(root: Path) -> Iterator[Server]:
         (root / name).mkdir()
     port = _free_port()
     _write_server_files(root, port, sftp)
-    command = [*_apart(root, sshd), str(sshd), "-D", "-e", "-f", str(root / "sshd_config")]
+    command = [*_bound(), *_apart(root), str(sshd), "-D", "-e", "-f", str(root / "sshd_config")]
     with (root / "sshd.log").open("wb") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env={**os.environ, "LD_LIBRARY_PATH": libraries}, start_new_session=True
@@ -193,7 +204,12 @@ def _unpack_packages() -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _apart(root: Path, sshd: Path) -> list[str]:
+def _bound() -> list[str]:
+    """What ends a server together with the tests, should these be killed."""
+    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+
+
+def _apart(root: Path) -> list[str]:
     """What stands before the command: as root a mount namespace with the account that sshd asks for, otherwise nothing."""
     if os.geteuid() != 0:
         return []
