@@ -16,27 +16,25 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from edgepack.devices import pi_files
 from edgepack.devices.debian import Apt, EmulationError, command, no_space, pick, unpack
 from edgepack.devices.pi_files import PROFILES, Profile
+from edgepack.devices.there.unpack import unpack as unpack_wheels
+from edgepack.devices.wheels import DevicePython, wanted, wheels
 from edgepack.errors import is_out_of_space, one_line
 
 # (what is being done, steps done, steps in all)
 Progress = Callable[[str, int, int], None]
 # Part of the folder's name: raise it when what a build makes changes.
-_FORMAT = 1
+_FORMAT = 2
 _QEMU = "qemu-aarch64-static"
 _DEBIAN = ("python3:arm64", "libstdc++6:arm64", "base-files:arm64")
-# What the runtimes import; backports.strenum where this environment has it.
-_WHEELS = ("ai-edge-litert", "backports.strenum", "flatbuffers", "numpy", "onnxruntime", "packaging", "pillow", "protobuf")
-# glibc versions of the tags wheels carry; Debian 12 has 2.36 (PEP 600: any tag up to it fits).
-_GLIBC = ("2_34", "2_31", "2_28", "2_27", "2_26", "2_24", "2_17")
+# Debian 12's.
+_GLIBC = "2.36"
 # Folders at the top that are links into usr, as Debian has them since 12; packages still name files by the old paths.
 _MERGED = ("bin", "lib", "sbin")
 
@@ -125,7 +123,7 @@ def build(cache: Path | None = None, progress: Progress = lambda *_: None) -> Us
     A build appears whole or not at all; one that another process is making is waited for.
 
     Raises:
-        EmulationError: it cannot be built here.
+        EmulationError: it cannot be built here. DownloadError: a wheel cannot be had.
     """
     cache = (cache or default_cache()).absolute()
     userland = Userland(cache / _key())
@@ -145,16 +143,7 @@ def build(cache: Path | None = None, progress: Progress = lambda *_: None) -> Us
 
 def _key() -> str:
     """Names a build by what goes into it."""
-    return hashlib.sha256(json.dumps([_FORMAT, wheels()]).encode()).hexdigest()[:16]
-
-
-def wheels() -> list[str]:
-    """The Python packages of a build, in the versions of this environment: "numpy==2.4.6"."""
-    found = []
-    for name in _WHEELS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"{name}=={metadata.version(name)}")
-    return found
+    return hashlib.sha256(json.dumps([_FORMAT, wanted()]).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -217,31 +206,9 @@ def _trim(root: Path) -> None:
 
 
 def _python_packages(userland: Userland) -> None:
-    """The runtimes, chosen by pip for the userland's own Python, not for the one that runs here."""
-    version = (userland.root / "usr" / "bin" / "python3").readlink().name.removeprefix("python")
-    install_wheels(wheels(), version, userland.site)
-
-
-def install_wheels(requirements: list[str], python: str, into: Path) -> None:
-    """Put arm64 wheels into a folder.
-
-    Args:
-        requirements: exact versions.
-        python: of the Python that will import them, "3.11".
-        into: need not exist.
-
-    Raises:
-        EmulationError: pip is missing or finds none.
-    """
-    platforms = [word for glibc in _GLIBC for word in ("--platform", f"manylinux_{glibc}_aarch64")]
-    choice = [*platforms, "--platform", "manylinux2014_aarch64", "--python-version", python, "--implementation", "cp"]
-    quiet = ["--quiet", "--disable-pip-version-check", "--no-input", "--root-user-action=ignore"]
-    install = [*quiet, "--no-deps", "--no-compile", "--only-binary=:all:", *choice, "--target", str(into), *requirements]
-    command(
-        [sys.executable, "-m", "pip", "install", *install],
-        "installing Python packages for arm64",
-        "check the network, and that 'python -m pip' works in this environment",
-    )
+    """The runtimes, chosen for the userland's own Python, not for the one that runs here."""
+    minor = (userland.root / "usr" / "bin" / "python3").readlink().name.removeprefix("python")
+    unpack_wheels([str(wheel.path) for wheel in wheels(DevicePython(minor, 64, "aarch64", _GLIBC))], userland.site)
 
 
 def _boards(userland: Userland) -> None:

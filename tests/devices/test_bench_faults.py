@@ -77,12 +77,19 @@ def runs(server: Server) -> list[Path]:
     return sorted((server.home / ".cache" / "edgepack" / "runs").glob("run-*"))
 
 
+@pytest.fixture(autouse=True)
+def begun() -> None:
+    """When this test began: other tests share the server, and may leave programs there."""
+    there.begun = time.time()  # type: ignore[attr-defined]
+
+
 def there(server: Server) -> list[psutil.Process]:
-    """Python processes that work in the device's home."""
+    """Python processes that work in the device's home since this test began."""
     found = []
     for process in psutil.process_iter():
         try:
-            if "python" in process.name() and Path(process.cwd()).is_relative_to(server.home):
+            is_new = process.create_time() > there.begun  # type: ignore[attr-defined]
+            if is_new and "python" in process.name() and Path(process.cwd()).is_relative_to(server.home):
                 found.append(process)
         except (psutil.Error, OSError):
             continue

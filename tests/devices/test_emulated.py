@@ -257,15 +257,6 @@ def test_what_the_machine_lacks_is_one_line_with_what_to_do(case: str, monkeypat
     assert refused.value.exit_code == 4
 
 
-def test_wheels_that_cannot_be_had_are_named(tmp_path: Path) -> None:
-    (tmp_path / "links").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIP_NO_INDEX", "1")
-        patch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
-        with pytest.raises(EmulationError, match=r"installing Python packages for arm64 failed: .*numpy==2\.0\.0"):
-            userland.install_wheels(["numpy==2.0.0"], "3.11", tmp_path / "site")
-
-
 @pytest.mark.parametrize(("number", "cause"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "cannot be built in .*Read-only")])
 def test_a_cache_that_cannot_be_written_is_one_line(number: int, cause: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fill(built: Userland, progress: Progress) -> Any:

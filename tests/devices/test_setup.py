@@ -40,9 +40,10 @@ def test_a_device_with_nothing_but_python_is_made_ready(ssh: Ssh, server: Server
     seen: list[tuple[str, int, int]] = []
     ready = setup(ssh, lambda *told: seen.append(told))
     assert ready.sent == len(NEEDS) and ready.runtimes == RUNTIME_VERSIONS
-    assert names(cache(server)) == {Path(ready.site).name, "setup.lock"}
+    assert names(cache(server)) == {Path(ready.site).name, "site", "setup.lock"}
     assert [what for what, done, total in seen if done == total] == list(dict.fromkeys(what for what, _, _ in seen))
     assert site_of(ssh) == ready.site
+    assert (cache(server) / "site").resolve() == Path(ready.site).resolve()
     out, _ = said(
         ssh, f"import sys; sys.path.insert(0, {ready.site!r}); import onnxruntime, onnxruntime_more; print(onnxruntime.__version__)"
     )
@@ -91,7 +92,7 @@ def test_older_runtimes_are_refused_and_the_next_setup_replaces_them(ssh: Ssh, s
     with pytest.raises(MissingError, match=r"onnxruntime on ssh://device is 1\.9\.1, older than .* here -> next: edgepack device setup"):
         installed(ssh)
     assert setup(ssh).sent == len(NEEDS)
-    assert names(cache(server)) == {Path(first.site).name, "setup.lock"}
+    assert names(cache(server)) == {Path(first.site).name, "site", "setup.lock"}
 
 
 def test_a_site_of_another_python_is_none(ssh: Ssh, server: Server) -> None:
@@ -114,7 +115,7 @@ def test_what_a_killed_unpacking_left_is_cleared(ssh: Ssh, server: Server) -> No
     left.mkdir(parents=True)
     (left / "half").write_text("x")
     ready = setup(ssh)
-    assert names(cache(server)) == {Path(ready.site).name, "setup.lock"}
+    assert names(cache(server)) == {Path(ready.site).name, "site", "setup.lock"}
 
 
 def test_runtimes_that_do_not_import_there_leave_the_earlier_site_alone(ssh: Ssh, server: Server, index: Path, stocked: Path) -> None:

@@ -18,10 +18,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgepack.devices.debian import EmulationError
 from edgepack.devices.emulated import EmulatedPi
 from edgepack.devices.pi_files import PROFILES
 from edgepack.devices.userland import Board, Userland, build, default_cache
+from edgepack.errors import DeviceError
 from tests.fakes import force_command
 from tests.fakes.openssh import Server, ServerError, binaries, words
 
@@ -31,7 +31,7 @@ def arm64() -> Userland:
     """The arm64 system with the runtimes; what needs it is skipped where its packages cannot be had."""
     try:
         return build()
-    except EmulationError as error:
+    except DeviceError as error:
         pytest.skip(f"no emulated Pi: {error}")
 
 
@@ -124,7 +124,7 @@ def ssh_server_pi(arm64: Userland, tmp_path_factory: pytest.TempPathFactory) -> 
     board = Board(arm64, PROFILES["pi5"], folder / "root").make()
     try:
         pi = _serve(board, folder)
-    except (EmulationError, ServerError) as error:
+    except (DeviceError, ServerError) as error:
         pytest.skip(f"no ssh in front of an emulated Pi: {error}")
     yield pi
     pi.server.stop()

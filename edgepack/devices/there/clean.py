@@ -1,16 +1,25 @@
-"""Remove what setting up leaves: the wheels as they were sent, and sites of earlier versions."""
+"""End a set-up: a link that always leads to the newest site, no wheels as they were sent, no sites of earlier versions."""
 
 import fcntl
+import os
 import shutil
 from pathlib import Path
 from typing import Any, Dict  # noqa: UP035 - see the package
 
 
 def answer(asked: Dict[str, Any]) -> Dict[str, int]:  # noqa: UP006
-    """Of the folder ``base`` every site but ``keep``, and the folder ``wheels``; how many sites went."""
+    """In the folder ``base``: let the link ``site`` lead to ``keep``, remove every other site and the folder ``wheels``; how many went.
+
+    The link is for programs of the user's own, which find their packages with ``PYTHONPATH=~/.cache/edgepack/site``.
+    """
     base, keep = Path(asked["base"]), Path(asked["keep"])
     with (base / "setup.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        new = base / "link-of-site"
+        if new.is_symlink():
+            new.unlink()
+        new.symlink_to(keep.name)
+        os.replace(str(new), str(base / "site"))  # noqa: PTH105 - Path.replace returns nothing before Python 3.8
         old = [path for path in base.glob("site-*") if path != keep]
         for path in old:
             shutil.rmtree(str(path), ignore_errors=True)

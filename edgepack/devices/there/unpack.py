@@ -6,7 +6,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any, Dict  # noqa: UP035 - see the package
+from typing import Any, Dict, List  # noqa: UP035 - see the package
 
 
 def answer(asked: Dict[str, Any]) -> Dict[str, Any]:  # noqa: UP006
@@ -31,12 +31,17 @@ def answer(asked: Dict[str, Any]) -> Dict[str, Any]:  # noqa: UP006
     return {}
 
 
-def _build(asked: Dict[str, Any], new: Path) -> None:  # noqa: UP006
-    new.mkdir()
-    for wheel in asked["wheels"]:
+def unpack(wheels: List[str], folder: Path) -> None:  # noqa: UP006
+    """Everything of these wheels that Python imports, in a new folder."""
+    folder.mkdir()
+    for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(str(new))
-    _merge_data(new)
+            archive.extractall(str(folder))
+    _merge_data(folder)
+
+
+def _build(asked: Dict[str, Any], new: Path) -> None:  # noqa: UP006
+    unpack(asked["wheels"], new)
     (new / asked["name"]).write_text(json.dumps(asked["record"]), encoding="utf-8")
 
 
