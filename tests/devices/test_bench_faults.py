@@ -77,10 +77,13 @@ def runs(server: Server) -> list[Path]:
     return sorted((server.home / ".cache" / "edgepack" / "runs").glob("run-*"))
 
 
+_BEGUN = [0.0]
+
+
 @pytest.fixture(autouse=True)
 def begun() -> None:
     """When this test began: other tests share the server, and may leave programs there."""
-    there.begun = time.time()  # type: ignore[attr-defined]
+    _BEGUN[0] = time.time()
 
 
 def there(server: Server) -> list[psutil.Process]:
@@ -88,7 +91,7 @@ def there(server: Server) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            is_new = process.create_time() > there.begun  # type: ignore[attr-defined]
+            is_new = process.create_time() > _BEGUN[0]
             if is_new and "python" in process.name() and Path(process.cwd()).is_relative_to(server.home):
                 found.append(process)
         except (psutil.Error, OSError):
