@@ -20,7 +20,7 @@ from edgepack.converter.step import Limits
 from edgepack.devices.runner_process import Request, artifact_feed, hub_arrays
 from edgepack.devices.session import Outcome, Session
 from edgepack.latency import environment
-from edgepack.latency.compare import Pairs, compare
+from edgepack.latency.compare import PAIRS, Pairs, compare
 from edgepack.latency.gate import EMULATED, matches
 from edgepack.latency.protocol import Profile
 from edgepack.latency.roofline import Work, beaten, floor_ms, work_of
@@ -210,7 +210,7 @@ def _against(session: Session, new: OpenPack, old: OpenPack, artifact: ArtifactR
         )
     files: Artifacts = {_OLD: old.file(other), _NEW: new.file(artifact)}
     more = partial(_pairs, session, files, new.golden, asked, limits)
-    return compare(more, asked.margin, asked.threads, asked.profile.pairs).against(other.file.sha256)
+    return compare(more, asked.margin, asked.threads, max(asked.profile.pairs, PAIRS)).against(other.file.sha256)
 
 
 def _pairs(session: Session, files: Artifacts, golden: Arrays, asked: Bench, limits: Limits, pairs: int) -> Pairs:
