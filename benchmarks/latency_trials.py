@@ -105,8 +105,8 @@ class Cell:
 def models(folder: Path) -> list[Model]:
     """A float convolutional network, an int8 stack of matrix products, and a network of the size of the digits student."""
     rng = np.random.default_rng(0)
-    made = [("conv", _convolutions(rng, (3, 16, 16, 24)), (1, 3, 32, 32)), ("int8", _products(rng, 768, 4), (4, 768))]
-    made.append(("digits", _convolutions(rng, (1, 8, 16, 16)), (1, 1, 28, 28)))
+    made = [("conv", _convolutions(rng, (3, 24, 24, 32)), (1, 3, 40, 40)), ("int8", _products(rng, 768, 4), (16, 768))]
+    made.append(("digits", _convolutions(rng, (1, 16, 24, 24)), (1, 1, 28, 28)))
     found = []
     for name, (nodes, weights), shape in made:
         graph = helper.make_graph(
