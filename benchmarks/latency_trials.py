@@ -310,6 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cells", default="", help="only these, such as conv-1,int8-2")
     parser.add_argument("--resume", type=Path, help="leave out the cells in this file, and append those that finish")
     given = parser.parse_args(arguments)
+    # As in a runner's own process; one thread comes first, since a process that has a pool keeps it.
+    RUNTIME.owns_process = True
     cells = finished(given.resume)
     done, asked = {f"{cell.name}-{cell.threads}" for cell in cells}, set(filter(None, given.cells.split(",")))
     with tempfile.TemporaryDirectory() as folder:
