@@ -105,8 +105,8 @@ class Cell:
 def models(folder: Path) -> list[Model]:
     """A float convolutional network, an int8 stack of matrix products, and a network of the size of the digits student."""
     rng = np.random.default_rng(0)
-    made = [("conv", _convolutions(rng, (3, 16, 16, 24)), (1, 3, 32, 32)), ("int8", _products(rng, 768, 4), (4, 768))]
-    made.append(("digits", _convolutions(rng, (1, 8, 16, 16)), (1, 1, 28, 28)))
+    made = [("conv", _convolutions(rng, (3, 24, 24, 32)), (1, 3, 40, 40)), ("int8", _products(rng, 768, 4), (16, 768))]
+    made.append(("digits", _convolutions(rng, (1, 16, 24, 24)), (1, 1, 28, 28)))
     found = []
     for name, (nodes, weights), shape in made:
         graph = helper.make_graph(
@@ -310,6 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cells", default="", help="only these, such as conv-1,int8-2")
     parser.add_argument("--resume", type=Path, help="leave out the cells in this file, and append those that finish")
     given = parser.parse_args(arguments)
+    # As in a runner's own process; one thread comes first, since a process that has a pool keeps it.
+    RUNTIME.owns_process = True
     cells = finished(given.resume)
     done, asked = {f"{cell.name}-{cell.threads}" for cell in cells}, set(filter(None, given.cells.split(",")))
     with tempfile.TemporaryDirectory() as folder:

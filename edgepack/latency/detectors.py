@@ -31,9 +31,10 @@ _FEWEST_BLOCKS = 17
 _SLOW_SHARE, _SLOW = 0.05, 1.10
 # Widths of gap and mode, of the median: one about as wide as the mode finds it best, so 5 to 80 % in steps of the root of 2.
 _WIDTHS = tuple(0.05 * 2 ** (step / 2) for step in range(9))
-# Standard deviations of a difference of two counts. The largest over all windows passes it in at most ALARM of simulated series without a
-# second mode, 60 to 3000 samples; the worst are flat (uniform) ones and wide lognormal ones (sigma 1), whose 99.5 % points are 4.2 to 4.4.
-_MODE_Z = 4.4
+# The largest of n normal variables is near sqrt(2 ln n), and n windows are compared, with others: so much above it a difference of counts
+# has to be, in standard deviations, for at most ALARM of simulated series without a second mode, 60 to 3000 samples. The worst are flat
+# (uniform) ones, whose 99.5 % points are 4.2 at 300 and 4.4 at 1024.
+_MODE_Z = 0.85
 
 # Neighbouring samples that leave half their number: (1 - rho) / (1 + rho) = 1/2 (Bayley, Hammersley, 1946).
 _CORRELATED = 1 / 3
@@ -137,7 +138,7 @@ def second_mode(samples: Samples) -> Throttling | None:
     series = series_of(samples)
     x, median = np.sort(series), float(np.median(series))
     z, cut = max(_deepest_gap(x, width * median) for width in _WIDTHS)
-    return _slowed(series, series > cut, together=False) if z > _MODE_Z else None
+    return _slowed(series, series > cut, together=False) if z > np.sqrt(2 * np.log(x.size)) + _MODE_Z else None
 
 
 def correlated(samples: Samples) -> float | None:

@@ -96,7 +96,7 @@ def quantiles(samples: Samples, qs: Sequence[float]) -> tuple[Interval | None, .
     of samples in the exact binomial (E. L. Korn, B. I. Graubard, Survey Methodology 24 (1998) 193-201), as for quantiles of Markov chains
     in A. Vehtari and others, "Rank-normalization, folding, and localization", Bayesian Analysis 16 (2021) 667-718, 4.3. The estimate
     interpolates linearly (R. J. Hyndman, Y. Fan, 1996, type 7). A moving-block bootstrap of percentiles, the usual alternative, covered
-    0.83 to 0.93 (``benchmarks/latency_statistics.py`` has the table).
+    0.79 to 0.96 (``benchmarks/latency_statistics.py`` has the table).
 
     Args:
         samples: (n,) in the order taken, finite and >= 0, any unit.

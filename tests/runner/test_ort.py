@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +113,29 @@ def test_codes_are_the_same_with_the_fast_and_the_exact_kernels(tmp_path: Path) 
     held.set_inputs({"a": np.full((1, 64), 255, np.uint8)})
     held.invoke()
     np.testing.assert_array_equal(held.outputs()["y"], np.full((1, 32), 64 * 255 * 127))
+
+
+def test_sessions_of_several_threads_share_one_pool_in_a_process_of_their_own(tmp_path: Path) -> None:
+    """With a pool each the second pair of sessions would start as many threads again; a session of another size is refused."""
+    model = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])],
+    )
+    onnx.save(helper.make_model(model, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "model.onnx")
+    program = """
+import psutil, sys
+from edgepack.runner.ort import RUNTIME
+RUNTIME.owns_process = True
+held = [RUNTIME.load(sys.argv[1], 3)]
+first = psutil.Process().num_threads()
+held += [RUNTIME.load(sys.argv[1], 3) for _ in range(3)]
+assert psutil.Process().num_threads() == first, (first, psutil.Process().num_threads())
+try:
+    RUNTIME.load(sys.argv[1], 2)
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "model.onnx")], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "this process computes on 3 threads, not on 2\n", done.stderr
