@@ -37,7 +37,7 @@ from edgepack.latency.compare import LOOKS, MARGIN, Outcome, Pairs, compare
 from edgepack.runner import contract
 from edgepack.runner.ort import RUNTIME
 
-# The bars of the project (issue 6): of the trials of a cell.
+# The bars of the project: of the trials of a cell.
 FALSE_ALARMS, FOUND = 0.01, 0.99
 # What the harness may add to a query: 5 us and 0.5 %.
 OVERHEAD_NS, OVERHEAD_SHARE = 5000, 0.005
