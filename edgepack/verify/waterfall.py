@@ -32,6 +32,7 @@ from edgepack.devices.runner_process import Request, artifact_feed, hub_arrays, 
 from edgepack.hub.canonical import plain_session
 from edgepack.hub.reference import Float64Run
 from edgepack.pack.manifest import ArtifactRecord
+from edgepack.pack.run import refuse_other_files
 from edgepack.quantize.scheme import Scheme
 from edgepack.verify.judge import FLOAT32_ROUNDING_DB, SUMMATION_DB, WORST_DB, VerifyError
 from edgepack.verify.metrics import non_finite, sqnr_db
@@ -147,6 +148,7 @@ def trace(
         seconds, memory: limits of the runner, the latter in bytes.
     """
     held = msgspec.convert(record, ArtifactRecord)
+    refuse_other_files(artifact, held.runner)
     network = _network(scheme_hub)
     values, facts = _values_of(artifact, held, network, _first(golden, samples), Limits(seconds, memory))
     plain = network if scheme_hub == float_hub else _network(float_hub)

@@ -89,7 +89,9 @@ def test_a_copied_pack_runs_on_all_three_runners_with_nothing_but_the_pack(digit
     assert {(each["target"], each["scheme"]) for each in answers} == {(t, s) for t in TARGETS for s in ("fp32", "w8a8")}
     assert [each["top"][0]["label"] for each in answers] == ["7"] * 6
     assert {each["runtime"].split()[0] for each in answers} == {"onnxruntime", "litert", "mil"}
-    assert all((each["p50_ms"] is None) == (each["truth"] == "simulated") for each in answers)
+    assert all(each["p50_ms"] is None for each in answers if each["truth"] == "simulated")
+    # On a machine that is too busy for an interval there is a reason in its place.
+    assert all((each["p50_ms"] is None) == bool(each["no_latency"]) for each in answers)
 
 
 def test_the_report_is_written_again_from_the_manifest(digits_pack: Path, tmp_path: Path) -> None:
