@@ -16,7 +16,7 @@ import msgspec
 from edgepack.converter.process import ended, ending, kill_tree
 from edgepack.converter.step import Limits
 from edgepack.converter.worker import limit_memory
-from edgepack.errors import StepError, is_out_of_memory
+from edgepack.errors import StepError, is_out_of_memory, is_out_of_space
 from edgepack.runner.bundle import PORTABLE, bundle
 from edgepack.runner.contract import SCHEMA
 
@@ -167,6 +167,8 @@ def respond(said: str, complained: str, code: int, runner: str) -> Response:
 
 
 def _hint(words: str, otherwise: str) -> str:
+    if is_out_of_space(words):
+        return "free some space there"
     return "raise --memory, or use a smaller model" if is_out_of_memory(words) else otherwise
 
 

@@ -137,7 +137,11 @@ def _modules() -> bytes:
 
 
 def _ready(talk: _Talk, seconds: float) -> _Ready:
-    answer = talk.hear(("ready", "busy"), seconds)
+    answer = talk.hear(("ready", "busy", "refused"), seconds)
+    if "refused" in answer:
+        raise TransportError(
+            f"nothing can be run on {talk.name} ({answer['refused']})", "see that its disk has room and its home can be written"
+        )
     if "busy" in answer:
         raise BusyError(f"{talk.name} is busy: {answer['busy']}", "try again when it has ended, or give --wait SECONDS")
     return talk.checked(answer["ready"], _Ready)

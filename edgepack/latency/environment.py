@@ -12,6 +12,11 @@ from typing import Any
 Facts = Mapping[str, Any]
 State = Mapping[str, Any]
 
+# Features by which runtimes choose their kernels, as the kernel names them: Arm's dot products, fp16, matrix products; x86's vectors.
+_CHOOSING = frozenset(
+    "asimddp asimdhp i8mm bf16 sve sve2 sme avx avx2 avx512f avx512_vnni avx_vnni avx512_bf16 amx_int8".split()  # noqa: SIM905
+)
+
 # Bits of the Raspberry Pi firmware's throttling word that hold now; the same 16 higher since boot (Raspberry Pi documentation,
 # "vcgencmd get_throttled").
 _THROTTLING = {
@@ -40,6 +45,7 @@ def words(facts: Facts, state: State) -> dict[str, str]:
     found = {
         "board": facts.get("board") or "",
         "processor": facts.get("processor") or "",
+        "instructions": " ".join(name for name in facts.get("features") or () if name in _CHOOSING),
         "virtual machine": "yes" if facts.get("virtual") else "",
         "cores": _cores(facts),
         "governor": ", ".join(state.get("governors") or ()),

@@ -5,9 +5,9 @@ device before, during and after, and ends with all of it when the connection doe
 
 Lines of JSON on standard input: first the settings ``{"folder": where run folders go, "exclusive": bool, "wait": seconds for somebody
 else's bench}``, then any number of ``{"digests": [files]}`` and jobs ``{"runner": file, "request": {...}, "site": [folders], "seconds":
-limit, "memory": bytes or null}``, paths relative to the run folder unless absolute. Lines on standard output: ``{"ready": {...}}`` or
-``{"busy": words}``, then ``{"digests": {file: sha256}}``, and for each job ``{"progress": [done, total]}`` and one ``{"ended": {...}}``.
-End of input means: go.
+limit, "memory": bytes or null}``, paths relative to the run folder unless absolute. Lines on standard output: one of ``{"ready": {...}}``,
+``{"busy": words}`` and ``{"refused": words}``, then ``{"digests": {file: sha256}}``, and for each job ``{"progress": [done, total]}`` and
+one ``{"ended": {...}}``. End of input means: go.
 
 The child is forked, never executed anew: under user-mode emulation the host could not start the device's programs.
 """
@@ -42,6 +42,8 @@ INTERVAL = 1.0
 _WORDS = 4000
 # os.EX_TEMPFAIL: somebody else has the device.
 BUSY = 75
+# os.EX_CANTCREAT: no run folder can be made.
+REFUSED = 73
 
 
 def main() -> int:
@@ -53,10 +55,14 @@ def main() -> int:
     if settings is None:
         return 0
     with contextlib.ExitStack() as stack:
-        if settings["exclusive"] and not _hold(stack, float(settings["wait"]), inbox):
-            _say({"busy": "another edgepack is measuring on it"})
-            return BUSY
-        folder = stack.enter_context(_run_folder(Path(os.path.expandvars(settings["folder"])).expanduser()))
+        try:
+            if settings["exclusive"] and not _hold(stack, float(settings["wait"]), inbox):
+                _say({"busy": "another edgepack is measuring on it"})
+                return BUSY
+            folder = stack.enter_context(_run_folder(Path(os.path.expandvars(settings["folder"])).expanduser()))
+        except OSError as error:
+            _say({"refused": f"{error.filename or 'its disk'}: {error.strerror}"})
+            return REFUSED
         _say({"ready": {"folder": str(folder), "facts": probes.facts(), "free_bytes": shutil.disk_usage(folder).free}})
         while (asked := inbox.wait()) is not None:
             _say(_answer(asked, folder, inbox))

@@ -15,6 +15,7 @@ PI = {
     "usable_cores": 4,
     "memory_kib": 8257540,
     "page_bytes": 16384,
+    "features": ["aes", "asimddp", "fp"],
 }
 CALM: dict[str, Any] = {
     "wall_s": 1000.0,
@@ -100,5 +101,6 @@ def test_facts_that_cannot_be_read_are_left_out_and_spoil_nothing() -> None:
 def test_words_say_what_a_person_reads() -> None:
     said = words(PI, CALM)
     assert said["cores"] == "4 of 4" and said["memory"] == "7.9 GiB" and said["page size"] == "16 KiB"
+    assert said["instructions"] == "asimddp"
     assert said["swap"] == "0.1 of 0.2 GiB used" and said["temperature"] == "52 °C" and said["throttling"] == "0x0"
     assert changes(PI, [at(0), at(1, temperature_c=71.0)]) == {"temperature": "52 °C -> 71 °C"}
