@@ -185,7 +185,7 @@ def test_a_device_whose_python_does_not_start_is_a_line() -> None:
 def test_a_device_on_which_nothing_can_be_written_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(sessions, "RUNS", str(tmp_path / "file" / "runs"))
-    with pytest.raises(TransportError, match="nothing can be run on local .*Not a directory"), opened(Local(), exclusive=True):
+    with pytest.raises(TransportError, match=r"nothing can be run on local .*Not a directory"), opened(Local(), exclusive=True):
         pass
 
 
