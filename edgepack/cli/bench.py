@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgepack.latency.bench import BenchResult
-    from edgepack.pack.manifest import Comparison, Estimate, Measurement
+    from edgepack.latency.gate import Check
+    from edgepack.pack.manifest import Estimate, Measurement
 
 DeviceOption = Annotated[str, typer.Option("--device", "-d", help="local, qemu://pi5, qemu://pi4 or ssh://user@host[:port].")]
 _PROFILES = "smoke (does it run), quick, mlperf (1024 queries and 60 s at least) or sustained (10 minutes, with its curve)."
@@ -99,12 +100,18 @@ def _show(result: BenchResult, folder: Path | None) -> None:
     for kind in sorted({each.truth for each in result.measurements}):
         console.print(f"[dim]{kind}: {_MEANING[kind]}[/]", highlight=False, soft_wrap=True)
     for check in result.checks:
-        if check.status not in ("pass", "no budget"):
-            style = "dim" if check.status == "not measured" else "bold red"
-            words = f"{check.target} {check.scheme}: {check.name} {check.status}: {check.words}"
-            console.print(f"[{style}]{escaped(words)}[/]", highlight=False, soft_wrap=True)
+        if check.name == "older pack" or check.status not in ("pass", "no budget"):
+            words = f"{check.subject}: {check.name}: {check.words}" if check.status == "pass" else _words(check)
+            console.print(f"[{_STYLES.get(check.status, 'bold red')}]{escaped(words)}[/]", highlight=False, soft_wrap=True)
     if folder is not None:
         console.print(f"kept in {folder}/measurements   report: {folder}/report.html", highlight=False, soft_wrap=True, markup=False)
+
+
+_STYLES = {"pass": "bold", "not measured": "dim"}
+
+
+def _words(check: Check) -> str:
+    return f"{check.subject}: {check.name} {check.status}: {check.words}"
 
 
 # Kinds of truth whose times are of the device that is named.
@@ -166,20 +173,10 @@ def _parity(measurement: Measurement) -> str:
 
 def _lines(measurement: Measurement) -> list[tuple[str, str]]:
     """(style, words) of what a reader must know of one artifact."""
-    latency, comparison = measurement.latency, measurement.comparison
+    latency = measurement.latency
     found = [("bold red", failure) for failure in measurement.failures]
     if latency is not None and measurement.truth in SPEEDS:
         found += [("red", f"invalid: {reason}") for reason in latency.invalid]
         found += [("dim", warning) for warning in latency.warnings]
         found += [("dim", f"no query can take less than {latency.floor_ms:.3g} ms (predicted)")] if latency.floor_ms else []
-    if comparison is not None:
-        found.append(("bold red" if comparison.verdict == "regression" else "bold", _compared(comparison)))
     return found
-
-
-def _compared(comparison: Comparison) -> str:
-    ratio, p90 = comparison.ratio, comparison.p90_ratio
-    beside = "" if p90 is None else f", p90 {p90:.3f}"
-    interval = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-    how = f"{comparison.pairs} pairs, margin {100 * comparison.margin:g} %"
-    return f"{comparison.verdict}: {interval} times the older pack's p{100 * comparison.quantile:.0f}{beside} ({how})"

@@ -18,7 +18,7 @@ from edgepack.pack.manifest import ArtifactRecord, Estimate, Latency, Measuremen
 from edgepack.targets import Budgets, Hardware, Target
 from edgepack.verify.judge import judge_accuracy, judge_parity
 
-Name = Literal["latency p90", "size", "memory", "accuracy", "parity"]
+Name = Literal["latency p90", "size", "memory", "accuracy", "parity", "older pack"]
 Status = Literal["pass", "fail", "not measured", "invalid", "no budget"]
 
 # Fields of ``targets.Budgets`` that can be given beside a pack's own. The others set floors while a pack is built.
@@ -100,6 +100,19 @@ def checks(pack: Pack, measurements: Sequence[Measurement], budgets: Mapping[str
         _refuse_unknown(key, limit, pack)
     found = (_Case.of(artifact, pack, measurements, asked) for artifact in pack.artifacts)
     return Checks(check for case in found for check in _checks(case))
+
+
+def compared(measurement: Measurement) -> Check | None:
+    """What a comparison with an older pack says; None where there was none. An inconclusive one decides nothing."""
+    found = measurement.comparison
+    if found is None:
+        return None
+    p90 = "" if found.p90_ratio is None else f", p90 {found.p90_ratio:.3f}"
+    interval = f"{found.ratio.value:.3f} [{found.ratio.low:.3f}, {found.ratio.high:.3f}]"
+    how = f"{found.pairs} pairs, margin {100 * found.margin:g} %"
+    words = f"{found.verdict}: {interval} times the older pack's p{100 * found.quantile:.0f}{p90} ({how})"
+    status: Mapping[str, Status] = {"regression": "fail", "inconclusive": "not measured"}
+    return Check(measurement.target, measurement.scheme, "older pack", status.get(found.verdict, "pass"), words)
 
 
 def _refuse_unknown(key: str, limit: float, pack: Pack) -> None:

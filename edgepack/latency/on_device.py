@@ -30,6 +30,7 @@ from edgepack.pack.files import PackError
 from edgepack.pack.manifest import SCHEMA, ArtifactRecord, Comparison, Latency, Measurement, OutputParity, Pack, Parity, Truth
 from edgepack.pack.run import refuse_other_files
 from edgepack.targets import Target
+from edgepack.text import cleaned
 from edgepack.verify import metrics
 from edgepack.verify.judge import WORST_DB, WORST_ERROR, judge_parity
 
@@ -119,7 +120,8 @@ def measure_on(
 
 
 def _measurement(answered: _Answered, latency: Latency | None, comparison: Comparison | None) -> Measurement:
-    return Measurement(
+    """The record; what a device says of itself is a stranger's words, and becomes plain text here."""
+    made = Measurement(
         schema=SCHEMA,
         edgepack=edgepack.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -134,6 +136,7 @@ def _measurement(answered: _Answered, latency: Latency | None, comparison: Compa
         memory_peak_bytes=answered.peak_bytes,
         comparison=comparison,
     )
+    return cleaned(made)
 
 
 def _answer(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: int, limits: Limits) -> _Answered:
