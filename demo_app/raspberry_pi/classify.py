@@ -189,7 +189,7 @@ def load_pack(folder: Path) -> Pack:
         raise ProgramError("pack", f"{MANIFEST} has schema {version}, this program reads {SCHEMA}", "take the classify.py of that edgepack")
     try:
         return _pack(folder, fields)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise ProgramError("pack", f"{MANIFEST} is damaged ({type(error).__name__}: {error})", _COPY_AGAIN) from error
 
 
@@ -345,15 +345,22 @@ class Model:
         """Labels for one image. Times: decoding with preprocessing, and inference.
 
         Raises:
-            ImageError: it is no image, or the answer holds NaN or infinity.
+            ImageError: it is no image, or the answer holds NaN or infinity. ProgramError: the runtime failed.
         """
         started = time.perf_counter()
         feed = {self._artifact.inputs[0].name: self.sample(source if isinstance(source, Image.Image) else self.open(source))}
         prepared = time.perf_counter()
-        (given,) = self._session.run([self._artifact.outputs[0].name], feed)
+        given = self._computed(feed)
         ended = time.perf_counter()
         kind, best = self._best(self._artifact.outputs[0].to_student(np.asarray(given)))
         return Answer(kind, best, 1e3 * (prepared - started), 1e3 * (ended - prepared))
+
+    def _computed(self, feed: dict[str, NDArray[Any]]) -> Any:
+        """The first output. What onnxruntime raises has no common type."""
+        try:
+            return self._session.run([self._artifact.outputs[0].name], feed)[0]
+        except Exception as error:
+            raise ProgramError("model", f"onnxruntime {onnxruntime.__version__} failed ({one_line(error)})", _OTHER_RUNTIME, 3) from error
 
     def _best(self, scores: NDArray[Any]) -> tuple[str, tuple[tuple[str, float], ...]]:
         labels, layout = self._pack.labels, self._pack.output_layout

@@ -17,7 +17,7 @@ from edgepack.latency.on_device import Bench, OpenPack, measure_on
 from edgepack.pack import measurements
 from edgepack.pack.files import PackError, inside, load_pack
 from edgepack.pack.manifest import ArtifactRecord, Measurement, Pack
-from edgepack.pack.reported import write_report
+from edgepack.pack.reported import refresh_report
 from edgepack.pack.run import chosen
 from edgepack.runner.bundle import PORTABLE
 
@@ -105,7 +105,7 @@ def keep(folder: Path, pack: Pack, found: Sequence[Measurement]) -> None:
     """
     for each in found:
         measurements.record(folder, each)
-    write_report(folder, pack)
+    refresh_report(folder)
 
 
 def benchable(pack: Pack, address: Address, targets: Sequence[str], schemes: Sequence[str]) -> list[ArtifactRecord]:

@@ -73,15 +73,38 @@ def _put(folder: Path, measurement: Measurement) -> Path:
     place.mkdir(exist_ok=True)
     if place.is_symlink():
         raise OSError(errno.ELOOP, f"{FOLDER} is a link")
+    content = _written(measurement)
+    _make_room(place)
     path = _free(place, _name(measurement))
     scratch = place / f".{path.name}.{os.getpid()}"
     try:
         with scratch.open("xb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(measurement), indent=1))
+            file.write(content)
         scratch.rename(path)
     finally:
         scratch.unlink(missing_ok=True)
     return path
+
+
+def _written(measurement: Measurement) -> bytes:
+    """As JSON; PackError for one that nobody could read again, so that it never makes a pack unreadable."""
+    content = msgspec.json.format(msgspec.json.encode(measurement), indent=1)
+    wrong = next(contradictions_of_measurement(measurement), "it is too large" if len(content) > _LARGEST else "")
+    if wrong:
+        raise PackError(f"the measurement of {measurement.target} {measurement.scheme} cannot be kept: {wrong}", "report this")
+    return content
+
+
+def _make_room(place: Path) -> None:
+    """Of as many as may be read, the one that was measured longest ago goes: their names end in the time."""
+    found = [path for path in place.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]
+    for path in sorted(found, key=_time_in_name)[: max(0, len(found) - _MOST + 1)]:
+        path.unlink()
+
+
+def _time_in_name(path: Path) -> str:
+    found = re.search(r"\d{8}T\d{6}Z", path.name)
+    return found.group() if found else ""
 
 
 def _name(measurement: Measurement) -> str:

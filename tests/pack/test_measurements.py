@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from edgepack.pack.files import PackError, load_pack, replacing
 from edgepack.pack.manifest import ArtifactRecord, Measurement, Pack
 from edgepack.pack.measurements import carry, held, record
+from edgepack.pack.reported import refresh_report, write_report
 from tests.latency.test_gate import measurement
 from tests.pack.test_report import sample_pack
 from tests.pack.test_strangers import written
@@ -203,3 +204,38 @@ def test_links_of_an_older_pack_are_not_carried(tmp_path: Path) -> None:
 
 def test_a_first_build_carries_nothing(tmp_path: Path) -> None:
     assert read(rebuilt(tmp_path / "pack", sample_pack())) == []
+
+
+def test_where_as_many_lie_as_may_be_read_the_oldest_makes_room(tmp_path: Path) -> None:
+    folder = written(tmp_path / "pack")
+    oldest = record(folder, measurement(created="2025-01-01T00:00:00+00:00"))
+    for count in range(999):
+        (folder / "measurements" / f"x-20260101T000000Z-{count}.json").write_bytes(oldest.read_bytes())
+    newest = record(folder, measurement(created=LATER))
+    assert newest.exists() and not oldest.exists()
+    assert len(read(folder)) == 1000
+
+
+def test_a_measurement_that_nobody_could_read_again_is_not_kept(tmp_path: Path) -> None:
+    folder = written(tmp_path / "pack")
+    with pytest.raises(PackError, match="cannot be kept: it is too large"):
+        record(folder, measurement(device={"board": "x" * 2**20}))
+    assert read(folder) == []
+
+
+def test_a_report_that_is_a_link_is_replaced_and_what_it_led_to_is_left_alone(tmp_path: Path) -> None:
+    folder = written(tmp_path / "pack")
+    (tmp_path / "precious").write_text("mine")
+    (folder / "report.html").unlink(missing_ok=True)
+    (folder / "report.html").symlink_to(tmp_path / "precious")
+    write_report(folder, load_pack(folder))
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (folder / "report.html").is_symlink() and "<html" in (folder / "report.html").read_text()
+
+
+def test_a_report_written_again_is_of_the_pack_that_lies_there_now(tmp_path: Path) -> None:
+    folder = written(tmp_path / "pack")
+    pack = load_pack(folder)
+    rebuilt(folder, replace(pack, student=replace(pack.student, name="another")))
+    refresh_report(folder)
+    assert "another" in (folder / "report.html").read_text()
