@@ -68,7 +68,8 @@ class Response(msgspec.Struct, frozen=True):
     timer_resolution_ns: float = 0.0
     tick_ns: float = 0.0
     inner: dict[str, int] = {}
-    settled_after: dict[str, int | None] = {}
+    began_s: float | None = None
+    ended_s: float | None = None
 
 
 def run_local(
