@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,11 @@ from edgepack.arrays import Arrays
 from edgepack.backends.artifact import ArtifactDescription
 from edgepack.converter.step import Limits
 from edgepack.devices.local import Local
-from edgepack.devices.runner_process import Request, artifact_feed
+from edgepack.devices.runner_process import Request, RunnerError, artifact_feed
 from edgepack.devices.session import Outcome, Session, opened
+from edgepack.errors import one_line
 from edgepack.latency import environment
-from edgepack.latency.protocol import Profile, summarize
+from edgepack.latency.protocol import SUSTAINED, Profile, summarize
 from edgepack.pack.manifest import Latency, Truth
 from edgepack.runner.supervisor import LOCK
 
@@ -61,47 +62,73 @@ def _only_timing(progress: Callable[[int, int], None], what: str, done: int, tot
 
 
 def time_artifacts(
-    session: Session, artifacts: Artifacts, golden: Arrays, profile: Profile, limits: Limits, threads: int, pairs: int | None = None
+    session: Session, artifacts: Artifacts, golden: Arrays, profile: Profile, limits: Limits, threads: int, inner: int = 0
 ) -> Outcome:
     """The samples of one interleaved run on a session's device.
 
     Args:
-        pairs: the fewest rounds; None for the profile's.
+        limits: of the runner, beside the seconds of the profile.
+        inner: queries timed as one; 0 lets the runner choose.
 
     Raises:
         RunnerError, TransportError: as ``Session.run``.
     """
     described = next(iter(artifacts.values()))[1]
     feed = artifact_feed({name: array[:1] for name, array in golden.items()}, described.inputs)
-    request = Request("time", {}, "", "", threads, profile.warm_up, pairs or profile.pairs, profile.seconds, profile.warm_up_seconds)
+    request = Request("time", {}, "", "", threads, profile.warm_up, profile.pairs, profile.seconds, profile.warm_up_seconds, inner)
     allowed = Limits(limits.seconds + profile.seconds, limits.bytes)
     return session.run(described.runner, request, {label: path for label, (path, _) in artifacts.items()}, feed, allowed)
 
 
 def latencies(session: Session, outcome: Outcome, artifacts: Artifacts, profile: Profile, truth: Truth) -> dict[str, Latency]:
-    """What an interleaved run says of each artifact, ratios against "fp32" where that is one of them."""
+    """What an interleaved run says of each artifact, ratios against "fp32" where that is one of them.
+
+    Raises:
+        RunnerError, LatencyError: nothing can be made of what came back.
+    """
     baseline = _BASELINE if _BASELINE in artifacts else None
-    return {label: latency(session, outcome, label, None if label == baseline else baseline, profile, truth) for label in artifacts}
+    with made_of(outcome):
+        return {label: latency(session, outcome, label, None if label == baseline else baseline, profile, truth) for label in artifacts}
+
+
+@contextmanager
+def made_of(outcome: Outcome) -> Iterator[None]:
+    """What comes back from a device is a stranger's: what cannot be made of it in here is a RunnerError."""
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+        said = f"nothing can be made of what the {outcome.response.runtime} runner answered ({one_line(error)})"
+        raise RunnerError(said, "build the pack again, and see what else runs on the device") from error
 
 
 def latency(session: Session, outcome: Outcome, label: str, baseline: str | None, profile: Profile, truth: Truth) -> Latency:
     """One artifact's record: its times, and what the device did to them."""
-    states = outcome.ending.states
-    facts = {**environment.words(session.facts, states[0]), "runtime": f"{outcome.response.runtime} {outcome.response.version}"}
+    states, sustained = looks(outcome), profile.name == SUSTAINED
     found = summarize(
         outcome.arrays,
         msgspec.to_builtins(outcome.response),
         label=label,
         baseline=baseline,
         truth=truth,
-        environment=facts,
+        environment=facts_of(session, outcome),
         profile=profile.name,
     )
     return msgspec.structs.replace(
         found,
-        invalid=(*found.invalid, *environment.spoiled(session.facts, states)),
-        warnings=(*found.warnings, *environment.remarks(session.facts, states)),
+        invalid=(*found.invalid, *environment.spoiled(session.facts, states, sustained=sustained)),
+        warnings=(*found.warnings, *environment.remarks(session.facts, states, sustained=sustained)),
     )
+
+
+def facts_of(session: Session, outcome: Outcome) -> dict[str, str]:
+    """What the device is and what it was like before a run, and the runtime, in words."""
+    before = outcome.ending.states[0] if outcome.ending.states else {}
+    return {**environment.words(session.facts, before), "runtime": f"{outcome.response.runtime} {outcome.response.version}"}
+
+
+def looks(outcome: Outcome) -> Sequence[environment.State]:
+    """What the device was like while the rounds were timed."""
+    return environment.during(outcome.ending.states, outcome.response.began_s, outcome.response.ended_s)
 
 
 @contextmanager

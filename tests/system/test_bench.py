@@ -22,6 +22,7 @@ from edgepack.latency.gate import checks
 from edgepack.latency.on_device import Bench, OpenPack, measure_on
 from edgepack.latency.protocol import profile
 from edgepack.pack.files import load_pack
+from edgepack.pack.manifest import Measurement
 from tests.system.program import edgepack, failure
 
 
@@ -149,6 +150,7 @@ def test_wrong_answers_have_no_latency_and_fail_the_gate(packs: dict[str, Path],
     asked = [artifact for artifact in manifest.artifacts if artifact.runner == "ort"]
     with opened(Wrong(), exclusive=True) as session:
         (found,) = measure_on(session, pack, asked, Bench(profile("smoke")), Limits())
+    assert isinstance(found, Measurement)
     assert found.latency is None and found.comparison is None
     (line,) = found.failures
     assert "output 'y'" in line
