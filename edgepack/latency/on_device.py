@@ -157,7 +157,8 @@ def _answer(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads:
 
 def _device(session: Session, outcome: Outcome) -> dict[str, str]:
     runtime = f"{outcome.response.runtime} {outcome.response.version}"
-    return {**environment.words(session.facts, outcome.ending.states[0]), "runtime": runtime}
+    known, before = msgspec.to_builtins(session.facts), msgspec.to_builtins(outcome.ending.states[0])
+    return {**environment.words(known, before), "runtime": runtime}
 
 
 def truth_of(session: Session, device: Mapping[str, str], target: Target | None) -> Truth:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -21,7 +17,6 @@ from edgepack.devices.session import Outcome, Session, opened
 from edgepack.latency import environment
 from edgepack.latency.protocol import Profile, summarize
 from edgepack.pack.manifest import Latency, Truth
-from edgepack.runner.supervisor import LOCK
 
 # The label every ratio is against.
 _BASELINE = "fp32"
@@ -50,7 +45,8 @@ def measure(
         RunnerError: the runner failed.
     """
     told = partial(_only_timing, progress)
-    with opened(Local(), exclusive=True, wait=_WAIT_SECONDS, progress=told) as session:
+    otherwise = "run the same again when it has ended"
+    with opened(Local(), exclusive=True, wait=_WAIT_SECONDS, progress=told, otherwise=otherwise) as session:
         outcome = time_artifacts(session, artifacts, golden, profile, limits, threads)
     return latencies(session, outcome, artifacts, profile, "host")
 
@@ -86,8 +82,8 @@ def latencies(session: Session, outcome: Outcome, artifacts: Artifacts, profile:
 
 def latency(session: Session, outcome: Outcome, label: str, baseline: str | None, profile: Profile, truth: Truth) -> Latency:
     """One artifact's record: its times, and what the device did to them."""
-    states = outcome.ending.states
-    facts = {**environment.words(session.facts, states[0]), "runtime": f"{outcome.response.runtime} {outcome.response.version}"}
+    known, states = msgspec.to_builtins(session.facts), msgspec.to_builtins(outcome.ending.states)
+    facts = {**environment.words(known, states[0]), "runtime": f"{outcome.response.runtime} {outcome.response.version}"}
     found = summarize(
         outcome.arrays,
         msgspec.to_builtins(outcome.response),
@@ -99,23 +95,6 @@ def latency(session: Session, outcome: Outcome, label: str, baseline: str | None
     )
     return msgspec.structs.replace(
         found,
-        invalid=(*found.invalid, *environment.spoiled(session.facts, states)),
-        warnings=(*found.warnings, *environment.remarks(session.facts, states)),
+        invalid=(*found.invalid, *environment.spoiled(known, states)),
+        warnings=(*found.warnings, *environment.remarks(known, states)),
     )
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Waits until no other edgepack on this machine, of any user, is timing, and keeps others waiting."""
-    with _lock_file(Path(tempfile.gettempdir()) / LOCK) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _lock_file(path: Path) -> IO[str]:
-    """Opened for reading, which is enough to lock and which a file of another user allows; made when it is not there."""
-    try:
-        return path.open()
-    except FileNotFoundError:
-        path.touch(mode=0o644)
-        return path.open()
