@@ -28,7 +28,7 @@ from edgepack.devices.address import Address
 from edgepack.devices.ask import ask, program, question
 from edgepack.devices.sending import Files
 from edgepack.devices.ssh_words import SSH_FAILED, CutError, explained, lost, typed
-from edgepack.devices.transport import TransportError
+from edgepack.devices.transport import RUNS, TransportError
 from edgepack.errors import InputError
 
 # Names a file that ssh and sftp read instead of ~/.ssh/config.
@@ -61,6 +61,7 @@ class Ssh:
     """An open way to a device behind ssh (``edgepack.devices.transport.Transport``); ``Ssh.open`` makes one."""
 
     emulated = False
+    runs = RUNS
 
     @classmethod
     def open(cls, address: Address, timeout: float = TIMEOUT) -> Ssh:

@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from edgepack.converter.step import Limits
 from edgepack.devices.session import Outcome, Session
-from edgepack.latency import environment
 from edgepack.latency.compare import PAIRS, Pairs, compare
 from edgepack.latency.on_device import Bench, OpenPack, answer
-from edgepack.latency.protocol import SUSTAINED
-from edgepack.latency.timing import Artifacts, looks, made_of, time_artifacts
+from edgepack.latency.timing import Artifacts, disturbances, made_of, time_artifacts
 from edgepack.pack.files import PackError
 from edgepack.pack.manifest import ArtifactRecord, Comparison, Measurement
 from edgepack.runner.contract import MOST_ROUNDS
@@ -120,7 +118,7 @@ class Rounds:
     def _note(self, outcome: Outcome) -> None:
         # Batches of another size have other quantiles: all looks are taken as the first.
         self._inner = max(outcome.response.inner.values(), default=0)
-        spoiled = environment.spoiled(self._session.facts, looks(outcome), sustained=self._asked.profile.name == SUSTAINED)
+        spoiled, _ = disturbances(self._session, outcome, self._asked.profile)
         self.spoiled += [line for line in spoiled if line not in self.spoiled]
 
 

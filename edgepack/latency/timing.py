@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -22,7 +19,6 @@ from edgepack.errors import one_line
 from edgepack.latency import environment
 from edgepack.latency.protocol import SUSTAINED, Profile, summarize
 from edgepack.pack.manifest import Latency, Truth
-from edgepack.runner.supervisor import LOCK
 
 # The label every ratio is against.
 _BASELINE = "fp32"
@@ -51,7 +47,8 @@ def measure(
         RunnerError: the runner failed.
     """
     told = partial(_only_timing, progress)
-    with opened(Local(), exclusive=True, wait=_WAIT_SECONDS, progress=told) as session:
+    otherwise = "run the same again when it has ended"
+    with opened(Local(), exclusive=True, wait=_WAIT_SECONDS, progress=told, otherwise=otherwise) as session:
         outcome = time_artifacts(session, artifacts, golden, profile, limits, threads)
     return latencies(session, outcome, artifacts, profile, "host")
 
@@ -103,7 +100,7 @@ def made_of(outcome: Outcome) -> Iterator[None]:
 
 def latency(session: Session, outcome: Outcome, label: str, baseline: str | None, profile: Profile, truth: Truth) -> Latency:
     """One artifact's record: its times, and what the device did to them."""
-    states, sustained = looks(outcome), profile.name == SUSTAINED
+    spoiled, remarks = disturbances(session, outcome, profile)
     found = summarize(
         outcome.arrays,
         msgspec.to_builtins(outcome.response),
@@ -115,34 +112,19 @@ def latency(session: Session, outcome: Outcome, label: str, baseline: str | None
     )
     return msgspec.structs.replace(
         found,
-        invalid=(*found.invalid, *environment.spoiled(session.facts, states, sustained=sustained)),
-        warnings=(*found.warnings, *environment.remarks(session.facts, states, sustained=sustained)),
+        invalid=(*found.invalid, *spoiled),
+        warnings=(*found.warnings, *remarks),
     )
 
 
 def facts_of(session: Session, outcome: Outcome) -> dict[str, str]:
     """What the device is and what it was like before a run, and the runtime, in words."""
-    before = outcome.ending.states[0] if outcome.ending.states else {}
-    return {**environment.words(session.facts, before), "runtime": f"{outcome.response.runtime} {outcome.response.version}"}
+    known, before = msgspec.to_builtins(session.facts), msgspec.to_builtins(outcome.ending.states[0])
+    return {**environment.words(known, before), "runtime": f"{outcome.response.runtime} {outcome.response.version}"}
 
 
-def looks(outcome: Outcome) -> Sequence[environment.State]:
-    """What the device was like while the rounds were timed."""
-    return environment.during(outcome.ending.states, outcome.response.began_s, outcome.response.ended_s)
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Waits until no other edgepack on this machine, of any user, is timing, and keeps others waiting."""
-    with _lock_file(Path(tempfile.gettempdir()) / LOCK) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _lock_file(path: Path) -> IO[str]:
-    """Opened for reading, which is enough to lock and which a file of another user allows; made when it is not there."""
-    try:
-        return path.open()
-    except FileNotFoundError:
-        path.touch(mode=0o644)
-        return path.open()
+def disturbances(session: Session, outcome: Outcome, profile: Profile) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the device did while the rounds were timed: what spoils them, and what only needs to be told."""
+    known, states = msgspec.to_builtins(session.facts), msgspec.to_builtins(outcome.ending.states)
+    timed, sustained = environment.during(states, outcome.response.began_s, outcome.response.ended_s), profile.name == SUSTAINED
+    return environment.spoiled(known, timed, sustained=sustained), environment.remarks(known, timed, sustained=sustained)

@@ -74,7 +74,7 @@ def refused(ended: subprocess.CompletedProcess[str], code: int, *words: str) -> 
 
 
 def runs(server: Server) -> list[Path]:
-    return sorted((server.home / ".cache" / "edgepack" / "runs").glob("run-*"))
+    return sorted((server.home / ".cache" / "edgepack" / "runs").glob("edgepack-run-*"))
 
 
 _BEGUN = [0.0]

@@ -85,7 +85,7 @@ def test_it_is_a_64_bit_arm_that_stops_at_instructions_its_model_lacks(
     assert set(profile.features.split()) - offered == {"evtstrm"}, "what /proc/cpuinfo promises is executed"
     assert (machine, bits, model, cwd, cores) == ("aarch64", 64, f"{profile.model}\0", str(board.home), 4)
     assert model.removesuffix("\0").endswith("(emulated)")
-    assert environment.keys() == {"HOME", "USER", "LOGNAME", "LANG", "PATH", "TMPDIR", "ORT_DISABLE_TELEMETRY"}
+    assert environment.keys() == {"EDGEPACK_LOCK", "HOME", "USER", "LOGNAME", "LANG", "PATH", "TMPDIR", "ORT_DISABLE_TELEMETRY"}
     assert (board.home / "new file").read_text() == "made there"
     assert list(board.home.glob("*core*")) == [], "a program that dies leaves no core file"
 

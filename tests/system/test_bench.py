@@ -15,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgepack.arrays import load_arrays, save_arrays
 from edgepack.converter.step import Limits
-from edgepack.devices import session as sessions
 from edgepack.devices.local import Local
 from edgepack.devices.session import opened
 from edgepack.latency.gate import checks
@@ -56,8 +55,7 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def bench(pack: Path, tmp_path: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
-    """With a lock of its own: other tests of this run measure too."""
-    return edgepack("bench", pack, "--profile", "smoke", *options, cwd=tmp_path, TMPDIR=str(tmp_path))
+    return edgepack("bench", pack, "--profile", "smoke", *options, cwd=tmp_path)
 
 
 def measurements(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -143,8 +141,7 @@ class Wrong(Local):
 
 
 def test_wrong_answers_have_no_latency_and_fail_the_gate(packs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(Local, "runs", str(tmp_path / "runs"))
     manifest = load_pack(packs["old"])
     pack = OpenPack.at(packs["old"], manifest)
     asked = [artifact for artifact in manifest.artifacts if artifact.runner == "ort"]
