@@ -59,7 +59,9 @@ def refuse_unwritable(folder: Path) -> None:
                 if each == place or os.path.lexists(each):
                     tempfile.TemporaryFile(dir=each).close()
     except OSError as error:
-        raise PackError(f"{folder} cannot take a measurement ({error.strerror})", "see that it can be written, or keep nothing") from error
+        raise PackError(
+            f"{folder} cannot take a measurement ({error.strerror})", "see that it can be written, or give --no-save"
+        ) from error
 
 
 def held(folder: Path, pack: Pack) -> list[Measurement]:

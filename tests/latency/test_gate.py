@@ -10,9 +10,9 @@ import pytest
 from msgspec.structs import replace
 
 from edgepack.errors import GateError, InputError
-from edgepack.latency.gate import Check, Checks, checks, matches
+from edgepack.latency.gate import Check, Checks, checks, compared, matches
 from edgepack.latency.junit import junit
-from edgepack.pack.manifest import ArtifactRecord, Estimate, Latency, Measurement, Pack
+from edgepack.pack.manifest import ArtifactRecord, Comparison, Estimate, Latency, Measurement, Pack
 from edgepack.targets import Budgets, Hardware, load_target
 from tests.pack.test_report import sample_pack
 
@@ -171,6 +171,27 @@ def test_a_wrong_answer_of_any_device_fails_parity_whatever_ran_since() -> None:
     assert check("parity", pack(), measurement()).words == "25.5 dB (host); 25.5 dB (measured, Raspberry Pi 5 Model B Rev 1.0)"
     hidden = next(held.parity for held in sample_pack().artifacts if (held.target, held.scheme) == ("ios", "w8a8"))
     assert check("parity", pack(), measurement(parity=hidden)).status == "fail"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({}, "fail", "regression: 1.062 [1.051, 1.074] times the older pack's p25, p90 1.081 (600 pairs, margin 3 %)"),
+        ({"verdict": "no difference"}, "pass", "no difference: "),
+        ({"verdict": "inconclusive"}, "not measured", "inconclusive: "),
+        ({"verdict": "improvement", "invalid": ("it was throttled",)}, "invalid", "it was throttled; improvement: 1.062"),
+    ],
+)
+def test_an_older_pack_is_a_check(changes: dict[str, Any], status: str, words: str) -> None:
+    held = replace(Comparison("0" * 64, 0.25, Estimate(1.062, 1.051, 1.074), 1.081, 0.03, 600, "regression"), **changes)
+    found = compared(measurement(comparison=held))
+    assert found is not None and (found.name, found.status) == ("older pack", status) and found.words.startswith(words)
+
+
+def test_a_comparison_that_was_asked_for_and_not_made_is_a_check_that_says_why() -> None:
+    assert compared(measurement()) is None
+    found = compared(measurement(), "the older pack has no raspberry-pi-5 w8a8")
+    assert found is not None and found.status == "not measured" and "not compared: the older pack has no" in found.words
 
 
 def test_a_budget_for_one_target_wins_over_one_for_all() -> None:
