@@ -144,23 +144,27 @@ def _measured_together(
     session: Session, pack: OpenPack, artifacts: Sequence[ArtifactRecord], asked: Bench, limits: Limits
 ) -> Iterator[Measurement | Failure]:
     """The artifacts of one target and runtime: each one's answers, and then the times of those that are right."""
-    answered: list[Answered] = []
+    found: list[Answered | Failure] = []
     timed: Mapping[str, Latency] = {}
+    broken: DeviceError | None = None
     try:
         for artifact in artifacts:
-            found = _answered(session, pack, artifact, asked.threads, limits)
-            if isinstance(found, Failure):
-                yield found
-            else:
-                answered.append(found)
-        timed = _times(session, pack, [each for each in answered if not each.failures], asked, limits)
+            found.append(_answered(session, pack, artifact, asked.threads, limits))
+        timed = _times(session, pack, _right(found), asked, limits)
     except StepError as error:
-        yield Failure(artifacts[0].target, ", ".join(each.artifact.scheme for each in answered if not each.failures), error)
-    except DeviceError:
+        found.append(Failure(artifacts[0].target, ", ".join(each.artifact.scheme for each in _right(found)), error))
+    except DeviceError as error:
         # What was answered before the connection went is worth keeping.
-        yield from (_measurement(each, None) for each in answered)
-        raise
-    yield from (_measurement(each, timed.get(each.artifact.scheme)) for each in answered)
+        broken = error
+    for each in found:
+        yield each if isinstance(each, Failure) else _measurement(each, timed.get(each.artifact.scheme))
+    if broken is not None:
+        raise broken
+
+
+def _right(found: Sequence[Answered | Failure]) -> list[Answered]:
+    """What has times: wrong answers have none."""
+    return [each for each in found if isinstance(each, Answered) and not each.failures]
 
 
 def _answered(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: int, limits: Limits) -> Answered | Failure:
