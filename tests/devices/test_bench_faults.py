@@ -13,14 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 import pytest
 
+from edgepack.devices.address import parse
+from edgepack.devices.session import opened
 from edgepack.devices.setup import RECORD
+from edgepack.devices.ssh import Ssh
+from edgepack.devices.transport import TransportError
 from edgepack.devices.wheels import NEEDS, wanted
 from tests.fakes.sshd import Server
 from tests.runner.test_bundle import model
@@ -194,6 +198,24 @@ def test_a_connection_that_is_cut_during_a_run_leaves_nothing_there(pack: Path, 
     nothing_is_left(equipped)
     measured(pack)
     assert runs(equipped) == []
+
+
+def test_a_network_that_is_lost_leaves_the_device_free_though_nobody_told_it(equipped: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's side of the connection neither ends nor answers, as after a wireless network went."""
+    monkeypatch.setattr("edgepack.devices.ssh._ALIVE", ("ServerAliveInterval=1", "ServerAliveCountMax=2"))
+    monkeypatch.setattr("edgepack.devices.session._SILENCE", 4.0)
+    with closing(Ssh.open(parse(DEVICE))) as ssh:
+        broke = r"the connection to device broke .* run the same again$"
+        with pytest.raises(TransportError, match=broke), opened(ssh, exclusive=True) as session:
+            frozen = equipped.sessions()
+            equipped.freeze()
+            session._talk.hear(("ended",), 30)
+        assert len(runs(equipped)) == 1
+        end = time.monotonic() + 20
+        while runs(equipped) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert runs(equipped) == [] and all(process.status() == psutil.STATUS_STOPPED for process in frozen)
+        equipped.cut()
 
 
 def test_a_runner_that_is_killed_there_is_a_failed_run(pack: Path, equipped: Server) -> None:
