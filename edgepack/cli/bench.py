@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from edgepack.cli.build import Json, TimeoutOption
+from edgepack.cli.build import Json
 from edgepack.cli.gate import refuse_unwritable, write_junit
 from edgepack.cli.inspect import FileMemoryOption
 from edgepack.cli.run import PackSchemeOption, PackTargetOption
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgepack.pack.manifest import Estimate, Measurement
 
 DeviceOption = Annotated[str, typer.Option("--device", "-d", help="local, qemu://pi5, qemu://pi4 or ssh://user@host[:port].")]
+# The longest wait, in seconds.
+_DAY = 86400
 _PROFILES = "smoke (does it run), quick, mlperf (1024 queries and 60 s at least) or sustained (10 minutes, with its curve)."
 
 
@@ -35,8 +37,8 @@ def command(
     margin: Annotated[float, typer.Option(min=0.001, max=1.0, help="How much slower or faster counts: 0.03 is 3 %.")] = 0.03,
     junit: Annotated[Path | None, typer.Option(help="Write the checks of the gate as JUnit XML.")] = None,
     save: Annotated[bool, typer.Option(help="Keep the measurements in the pack, and show them in its report.")] = True,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait while somebody else measures on the device.")] = 0,
-    timeout: TimeoutOption = 600,
+    wait: Annotated[float, typer.Option(min=0, max=_DAY, help="Seconds to wait while somebody else measures on the device.")] = 0,
+    timeout: Annotated[float, typer.Option(min=1, max=_DAY, help="Seconds a runner may take beside the profile's own.")] = 600,
     memory: FileMemoryOption = None,
     json: Json = False,
 ) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from edgepack.devices.ask import AnswerError, ask
 from edgepack.devices.transport import Transport, TransportError
@@ -24,9 +26,9 @@ class DamagedError(TransportError):
 class Files(msgspec.Struct, frozen=True):
     """Answer of the program "files": bytes (-1: no such file) and sha256 ("": not asked, or no file) by path; bytes left beside them."""
 
-    sizes: list[int]
+    sizes: list[Annotated[int, Meta(ge=-1, le=2**63 - 1)]]
     digests: list[str]
-    free: int
+    free: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,16 @@ import pytest
 
 from edgepack.converter.step import Limits
 from edgepack.devices import session as sessions
+from edgepack.devices.ask import AnswerError, ask
 from edgepack.devices.local import Local
 from edgepack.devices.probed import Facts, State
 from edgepack.devices.runner_process import Request, RunnerError, respond
+from edgepack.devices.sending import Files
 from edgepack.devices.session import BusyError, Session, opened
 from edgepack.devices.transport import OurDiskError, TransportError
 from edgepack.errors import DeviceError
+from edgepack.latency import timing
+from edgepack.latency.protocol import profile
 from edgepack.runner import probes
 from edgepack.runner.supervisor import LOCK_VARIABLE
 from tests.runner.test_bundle import model
@@ -195,6 +199,13 @@ def test_a_host_that_has_nothing_to_say_for_long_is_not_taken_for_gone(artifact:
     with opened(Local(), exclusive=True) as session:
         time.sleep(3)
         assert session.run("ort", RUN, {"m": artifact}, FEED, LIMITS).response.ok
+
+
+def test_a_build_that_waited_in_vain_is_told_what_a_build_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_WAIT_SECONDS", 0.0)
+    with opened(Local(), exclusive=True), pytest.raises(BusyError) as caught:
+        timing.measure({}, {}, profile("smoke"), LIMITS)
+    assert caught.value.hint == "run the same again when it has ended"
 
 
 def test_who_waits_for_another_bench_is_told_for_how_long(tmp_path: Path) -> None:
@@ -391,6 +402,26 @@ def test_a_message_without_an_end_is_a_line(monkeypatch: pytest.MonkeyPatch) -> 
 def test_digests_of_other_files_than_were_asked_for_are_a_line(digests: str, artifact: Path) -> None:
     with opened(Talking("", READY, digests), exclusive=False) as session, pytest.raises(DeviceError):
         session._send(artifact)
+
+
+def test_a_device_may_say_more_than_memory_holds() -> None:
+    class Loud(Local):
+        def python(self, code: str) -> subprocess.Popen[bytes]:
+            loud = "import sys\nfor _ in range(400): print('x' * 10**4); print('y' * 10**4, file=sys.stderr)\n"
+            return super().python(loud + code)
+
+    assert ask(Loud(), "files", {"paths": [str(Path.cwd() / "no file")], "digest": True}, Files).sizes == [-1]
+    with opened(Loud(), exclusive=False) as session:
+        assert session.facts.cores > 0
+
+
+def test_an_answer_too_deep_to_read_is_a_line() -> None:
+    class Deep(Local):
+        def python(self, code: str) -> subprocess.Popen[bytes]:
+            return super().python(f"print('[' * {10**4} + ']' * {10**4})")
+
+    with pytest.raises(AnswerError, match="what is no answer"):
+        ask(Deep(), "files", {"paths": ["/x"]}, Files)
 
 
 def test_the_supervisor_imports_the_standard_library_alone() -> None:

@@ -168,6 +168,17 @@ def test_wrong_answers_have_no_latency_and_fail_the_gate(packs: dict[str, Path],
     assert parity.status == "fail"
 
 
+def test_a_build_and_a_run_need_no_home(tmp_path: Path) -> None:
+    student, home = convolutions(tmp_path / "student.onnx", 2), str(tmp_path / "student.onnx" / "no-folder")
+    made = edgepack("build", student, "-t", "raspberry-pi-5", "-o", "pack", "--latency", "smoke", cwd=tmp_path, HOME=home)
+    assert made.returncode == 0, made.stderr
+    (artifact,) = load_pack(tmp_path / "pack").artifacts
+    assert artifact.latency is not None and artifact.latency.p50 is not None
+    np.savez(tmp_path / "x.npz", x=np.zeros((1, 8, 24, 24), np.float32))
+    ran = edgepack("run", "pack", tmp_path / "x.npz", cwd=tmp_path, HOME=home)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_junit_names_every_check(packs: dict[str, Path], tmp_path: Path) -> None:
     ended = bench(packs["old"], tmp_path, "--no-save", "--junit", tmp_path / "bench.xml")
     assert ended.returncode == 0
