@@ -68,7 +68,8 @@ class Response(msgspec.Struct, frozen=True):
     timer_resolution_ns: float = 0.0
     tick_ns: float = 0.0
     inner: dict[str, int] = {}
-    settled_after: dict[str, int | None] = {}
+    began_s: float | None = None
+    ended_s: float | None = None
 
 
 def run_local(
@@ -153,7 +154,7 @@ def respond(said: str, complained: str, code: int, runner: str) -> Response:
     lines = said.strip().splitlines()
     try:
         response = msgspec.json.decode(lines[-1] if lines else "", type=Response)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         words = (complained.strip().splitlines() or ["it said nothing"])[-1][:_QUOTE]
         raise RunnerError(
             f"the {runner} runner crashed ({ending(code)}): {words}", _hint(words, "the artifact aborts its runtime; report it")
