@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -49,16 +49,20 @@ class _Progress(msgspec.Struct, frozen=True):
     progress: tuple[int, int]
 
 
+# Longer than any version; it is written into packs.
+_Name = Annotated[str, msgspec.Meta(max_length=200)]
+
+
 class Response(msgspec.Struct, frozen=True):
     """What a runner answers; fields of other actions are absent."""
 
     schema: int
     ok: bool
-    runtime: str
-    version: str
-    truth: str
-    machine: str = ""
-    python: str = ""
+    runtime: _Name
+    version: _Name
+    truth: _Name
+    machine: _Name = ""
+    python: _Name = ""
     error: str = ""
     count: int = 0
     threads: int = 1

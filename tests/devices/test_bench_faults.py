@@ -207,6 +207,13 @@ def test_a_connection_that_is_cut_during_a_run_leaves_nothing_there(pack: Path, 
     assert runs(equipped) == []
 
 
+@pytest.mark.parametrize("option", ["--wait", "--timeout"])
+@pytest.mark.parametrize("seconds", ["inf", "nan", "1e9"])
+def test_times_that_never_end_are_bad_usage(option: str, seconds: str, tmp_path: Path) -> None:
+    ended = edgepack("bench", tmp_path, option, seconds, cwd=tmp_path)
+    assert ended.returncode == 2 and f"Invalid value for '{option}'" in ended.stderr
+
+
 def test_a_network_that_is_lost_leaves_the_device_free_though_nobody_told_it(equipped: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's side of the connection neither ends nor answers, as after a wireless network went."""
     monkeypatch.setattr("edgepack.devices.ssh._ALIVE", ("ServerAliveInterval=1", "ServerAliveCountMax=2"))

@@ -392,6 +392,12 @@ def test_progress_that_is_none_is_no_progress(progress: str) -> None:
     assert told == []
 
 
+def test_a_version_longer_than_any_is_none() -> None:
+    said = json.dumps({"schema": 1, "ok": True, "runtime": "ort", "version": "1" * 10**4, "truth": "host"})
+    with pytest.raises(RunnerError):
+        respond(said, "", 0, "ort")
+
+
 def test_a_message_without_an_end_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "_LONGEST", 1000)
     with pytest.raises(TransportError, match="answers without an end"), opened(Talking("", "x" * 2000), exclusive=False):
