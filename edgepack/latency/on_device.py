@@ -148,7 +148,7 @@ def _answer(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads:
     truth = truth_of(session, device, pack.target(artifact))
     try:
         outputs = hub_arrays(outcome.arrays, described.outputs)
-        parity = Parity(truth, len(next(iter(outputs.values()))), tuple(_output(held, outputs, pack) for held in artifact.parity.outputs))
+        parity = Parity(truth, len(next(iter(outputs.values()))), parity_of_outputs(pack, artifact, outputs))
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise PackError(f"{artifact.file.path} does not answer as the manifest says ({error})", "build the pack again") from error
     failures = judge_parity(parity, artifact.target, artifact.scheme)
@@ -165,6 +165,15 @@ def truth_of(session: Session, device: Mapping[str, str], target: Target | None)
     if session.transport.emulated or EMULATED in device.get("board", ""):
         return "emulated"
     return "measured" if target is not None and matches(target.hardware, device) else "host"
+
+
+def parity_of_outputs(pack: OpenPack, artifact: ArtifactRecord, outputs: Arrays) -> tuple[OutputParity, ...]:
+    """An artifact's answers to the golden inputs, in the student's terms, against the float64 run, by the floors it was built with.
+
+    Raises:
+        KeyError, ValueError: an output is missing, or of another shape.
+    """
+    return tuple(_output(held, outputs, pack) for held in artifact.parity.outputs)
 
 
 def _output(held: OutputParity, outputs: Arrays, pack: OpenPack) -> OutputParity:

@@ -43,7 +43,7 @@ WINDOW = 10
 # A query, or a batch of them, spans at least so many steps of its clock: an error of one step is then at most 2 %.
 FEWEST_TICKS = 50
 # More in a batch than any clock needs: 50 steps of 16 ms (the coarsest in use, of old Windows) hold as many queries of 0.8 us.
-_MOST_INNER = 2**20
+MOST_INNER = 2**20
 # Steps of the clock that are looked at, and reads until it is given up: some 10 ms of a clock that never moves.
 _STEPS, _READS = 16, 200_000
 
@@ -290,7 +290,7 @@ def batch_size(query: Query, warm_up: Sequence[int], tick_ns: float) -> int:
     """
     needed, count = FEWEST_TICKS * tick_ns, 1
     fastest = min(warm_up, default=needed)
-    while fastest < needed and count < _MOST_INNER:
+    while fastest < needed and count < MOST_INNER:
         count *= 2
         fastest = min(_query(query, count) for _ in range(3))
     return count
