@@ -176,14 +176,14 @@ def verdict(pack: Pack, devices: OnDevices = NOWHERE, checks: Sequence[Check] = 
 def failed(pack: Pack, devices: OnDevices = NOWHERE, checks: Sequence[Check] = ()) -> frozenset[str]:
     """The artifacts ("android w8a8") that missed something when they were built, on a device, or in a check."""
     built = (_key(artifact) for artifact in pack.artifacts if artifact.failures)
-    there = (run.key for run in devices.runs if run.failed)
+    there = (run.key for run in devices.runs if run.failed and run.is_own)
     return frozenset((*built, *there, *(_key(check) for check in checks if check.status == "fail")))
 
 
 def _failures(pack: Pack, devices: OnDevices, checks: Sequence[Check]) -> tuple[str, ...]:
     """Each once, in the words of whoever found it."""
     built = (line for artifact in pack.artifacts for line in artifact.failures)
-    there = (f"{line} (on {run.device_name})" for run in devices.runs for line in run.measurement.failures)
+    there = (f"{line} (on {run.device_name})" for run in devices.runs if run.is_own for line in run.measurement.failures)
     checked = (f"{_key(check)}, {check.name}: {check.words}" for check in checks if check.status == "fail")
     return tuple(dict.fromkeys((*built, *there, *checked)))
 

@@ -13,6 +13,7 @@ from edgepack.errors import InputError
 from edgepack.pack.digest import intact
 from edgepack.pack.files import PackError
 from edgepack.pack.manifest import FileRecord, Measurement
+from edgepack.serve import browser as browsers
 from edgepack.serve import subjects
 from edgepack.serve.entrance import Guest
 from edgepack.serve.messages import Answers, Browser, Reply, Times, Visit
@@ -30,8 +31,10 @@ _BASE64 = 4 / 3
 
 
 class Began(msgspec.Struct, frozen=True):
-    """To a page that wants to measure."""
+    """To a page that wants to measure: the first step, and what the pack will say of the browser."""
 
+    device: dict[str, str]
+    truth: str
     reply: Reply
 
 
@@ -88,8 +91,9 @@ class Desk:
             KeyError: none is taken there. MsgspecError, EdgepackError: it is refused.
         """
         if path == "/visits":
-            guest.visit = Way(self._held, msgspec.json.decode(body, type=Visit).browser)
-            return Began(Reply(guest.visit.due))
+            said = msgspec.json.decode(body, type=Visit)
+            guest.visit = Way(self._held, said.browser)
+            return Began(browsers.words(said.browser, "", said.threads), browsers.truth(said.browser), Reply(guest.visit.due))
         if guest.visit is None:
             raise InputError("no visit has begun", "reload the page")
         return self._judge(path, body, guest.visit)

@@ -20,6 +20,7 @@ from edgepack.errors import InputError, one_line
 from edgepack.latency.on_device import OpenPack, parity_of_outputs
 from edgepack.latency.protocol import Profile, summarize
 from edgepack.pack.manifest import SCHEMA, Estimate, Latency, Measurement, Parity
+from edgepack.pack.on_devices import WEB
 from edgepack.runner.contract import START
 from edgepack.serve import browser as browsers
 from edgepack.serve.messages import Answers, Browser, Next, OutputTensor, OutputVerdict, Reply, Series, Times, TimeVerdict
@@ -27,8 +28,6 @@ from edgepack.serve.subjects import RUNTIMES, Served, Subject
 from edgepack.text import cleaned
 from edgepack.verify.judge import judge_parity
 
-# The target that a browser is, whichever target an artifact was made for.
-TARGET = "web"
 _BASELINE = "fp32"
 # float64 holds every nanosecond of 104 days.
 _MOST_NS = 2.0**53
@@ -66,7 +65,7 @@ def answered(subject: Subject, post: Answers, held: Served, browser: Browser) ->
     except (KeyError, ValueError, TypeError) as error:
         raise PostError(f"{subject.name} does not answer as the manifest says ({one_line(error)})", "build the pack again") from error
     device = browsers.words(browser, _runtime(subject, post.runtime), post.threads)
-    return Answered(subject, parity, judge_parity(parity, TARGET, subject.artifact.scheme), device)
+    return Answered(subject, parity, judge_parity(parity, WEB, subject.artifact.scheme), device)
 
 
 def _runtime(subject: Subject, version: str) -> str:
@@ -167,7 +166,7 @@ def measurement(found: Answered, latency: Latency | None) -> Measurement:
             schema=SCHEMA,
             edgepack=edgepack.__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            target=TARGET,
+            target=WEB,
             scheme=artifact.scheme,
             artifact=artifact.file.sha256,
             device=found.device,

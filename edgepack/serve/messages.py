@@ -43,9 +43,10 @@ class Browser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Visit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A page that wants to measure."""
+    """A page that wants to measure; ``threads`` that it will use."""
 
     browser: Browser
+    threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
 
 
 class OutputTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

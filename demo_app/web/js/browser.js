@@ -1,6 +1,4 @@
 // What this browser says of itself. The server reads it; it decides nothing here but the number of threads.
-import { clockStep } from "./protocol.js";
-
 /** The message of edgepack.serve.messages.Browser. */
 export async function browser() {
   const hints = await highEntropy();
@@ -17,7 +15,6 @@ export async function browser() {
     memory_gib: navigator.deviceMemory ?? 0,
     secure: isSecureContext,
     isolated: crossOriginIsolated,
-    tick_ns: clockStep(),
   };
 }
 

@@ -109,10 +109,11 @@ function lines(found, output, recent) {
   const took = element("span", { className: "took", textContent: milliseconds(median) });
   took.append(element("span", { className: "soft small", textContent: recent.length > 1 ? ` median of ${recent.length}` : " first query" }));
   const best = found[0]?.label ?? `${output.name}: ${output.shape.join(" × ")}`;
+  const className = found.every(({ label }) => label.length < 3) ? "bar short" : "bar";
   const bars = found.map(({ label, share }) =>
     element(
       "div",
-      { className: "bar" },
+      { className },
       element("span", { textContent: label, title: label }),
       element("meter", { min: 0, max: 1, value: share, title: `${label}: ${(100 * share).toFixed(1)} %` }),
       element("span", { textContent: `${(100 * share).toFixed(1)} %` }),

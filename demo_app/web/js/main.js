@@ -1,10 +1,10 @@
 // The page: what is here, the live part, and the button that checks and measures everything.
 import { browser, threads } from "./browser.js";
 import { live } from "./live.js";
-import { measure } from "./measure.js";
+import { introduce, measure } from "./measure.js";
 import { alone } from "./models.js";
 import { bytes } from "./server.js";
-import { digits, figure, lines, mark, milliseconds, pairs, row } from "./view.js";
+import { figure, lines, mark, milliseconds, pairs, row } from "./view.js";
 
 const by = (id) => document.getElementById(id);
 const decoder = new TextDecoder();
@@ -18,7 +18,7 @@ async function start() {
   by("explain").textContent =
     `Runs the pack’s ${plan.samples} golden inputs through each artifact. The computer that serves this page compares the answers with the ` +
     `student’s, and only those that agree are timed (profile ${plan.protocol.profile}).`;
-  by("facts").replaceChildren(...pairs(factsShown(facts, used)));
+  tellOfBrowser(await introduce(facts, used));
   tellOfOrigin(plan);
   const rows = plan.subjects.map(row);
   by("artifacts").replaceChildren(...rows.map(({ item }) => item));
@@ -27,16 +27,14 @@ async function start() {
   by("measure").onclick = () => alone(() => run(plan, facts, used, rows));
 }
 
-function factsShown(facts, used) {
-  const name = facts.brand ? `${facts.brand} ${facts.version.split(".")[0]}` : facts.user_agent;
-  return [
-    ["Browser", name],
-    ["Device", [facts.model, facts.platform].filter(Boolean).join(", ") || "it does not say"],
-    ["Cores", facts.cores ? `${facts.cores}` : "it does not say"],
-    ["Threads used", crossOriginIsolated ? `${used}` : `${used}, more are not allowed here`],
-    ["Clock", facts.tick_ns ? `steps of ${digits(facts.tick_ns / 1000)} µs` : "does not move"],
-    ["Origin", isSecureContext ? "secure" : "not secure"],
-  ];
+const FACTS = ["browser", "model", "system", "cores", "memory", "threads", "timer resolution", "origin"];
+
+/** What the pack will say of this browser, by the server's own words. */
+function tellOfBrowser({ device, truth }) {
+  by("facts").replaceChildren(...pairs(FACTS.filter((name) => device[name]).map((name) => [name, device[name]])));
+  Object.assign(by("truth"), { hidden: false, textContent: truth, className: `tag ${truth === "measured" ? "good" : "warn"}` });
+  if (truth === "measured") return;
+  by("status").textContent = "This browser is driven by a program or has no screen: what it answers counts, and its times are no speed of any device.";
 }
 
 function tellOfOrigin(plan) {
@@ -86,7 +84,6 @@ function hearing(rows) {
       by("progress").value = share;
     },
     judged(kind, asked, reply, error) {
-      if (reply.truth) Object.assign(by("truth"), { hidden: false, textContent: reply.truth });
       if (kind === "answers") answered(rows[asked[0].id], reply, error);
       else timed(rows, asked, reply);
     },
@@ -113,15 +110,25 @@ function timed(rows, asked, reply) {
       lines(rows[id], reply.failures ?? []);
       continue;
     }
-    const spoiled = found.invalid.length > 0;
-    if (found.p50) figure(rows[id], "Median", milliseconds(found.p50[0]), range(found.p50), spoiled);
-    if (found.ratio) figure(rows[id], "Against fp32", `${found.ratio[0].toFixed(2)} ×`, `${found.ratio[1].toFixed(2)}–${found.ratio[2].toFixed(2)}`, spoiled);
-    mark(rows[id], spoiled ? "spoiled" : "agrees", spoiled ? "warn" : "good");
+    const isSpeed = reply.truth === "measured";
+    const isStruck = !isSpeed || found.invalid.length > 0;
+    const under = (words) => (isSpeed ? words : reply.truth);
+    if (found.p50) figure(rows[id], "Median", milliseconds(found.p50[0]), under(range(found.p50)), isStruck);
+    if (found.ratio) figure(rows[id], "Against fp32", `${found.ratio[0].toFixed(2)} ×`, under(`${found.ratio[1].toFixed(2)} – ${found.ratio[2].toFixed(2)}`), isStruck);
+    if (!isSpeed) {
+      mark(rows[id], "agrees", "good");
+      continue;
+    }
+    mark(rows[id], isStruck ? "spoiled" : "agrees", isStruck ? "warn" : "good");
     lines(rows[id], [...found.invalid, ...found.warnings]);
   }
 }
 
-const range = ([, low, high]) => `${milliseconds(low)} – ${milliseconds(high)}`;
+/** Both ends of an interval; the unit once where they have the same. */
+function range([, low, high]) {
+  const [from, to] = [milliseconds(low), milliseconds(high)];
+  return from.split(" ")[1] === to.split(" ")[1] ? `${from.split(" ")[0]} – ${to}` : `${from} – ${to}`;
+}
 
 start().catch((error) => {
   by("trouble").hidden = false;

@@ -4,9 +4,12 @@ import { base64, bytes, post } from "./server.js";
 import { opening } from "./models.js";
 import { batchSize, breathe, clockStep, interleave, settle } from "./protocol.js";
 
+/** Introduce this browser: {device, truth, reply}, what the pack will say of it and the first step. */
+export const introduce = (facts, threads) => post("/visits", { browser: { ...facts, tick_ns: clockStep() }, threads });
+
 /** Go through all that the server asks; ``hear`` is told of each step and each reply. */
 export async function measure(plan, facts, threads, hear) {
-  let { reply } = await post("/visits", { browser: { ...facts, tick_ns: clockStep() } });
+  let { reply } = await introduce(facts, threads);
   let kept = 0;
   while (reply.next.kind !== "done") {
     const { kind, nonce, subjects } = reply.next;

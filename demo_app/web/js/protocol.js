@@ -4,8 +4,12 @@ const STEPS = 16;
 const READS = 2_000_000;
 // Between rounds the page may show how far it is, never inside one.
 const PAUSE_MS = 150;
-// Engines go on compiling WebAssembly while it runs: queries became up to 1.7 times faster after they had settled (Chromium, digits student).
+// Engines compile busy WebAssembly again while it runs: queries of the digits student seemed settled after 20 and became up to 1.7 times
+// faster within the next half second (Chromium).
+const WARM_UP_MS = 500;
 const HEADROOM = 2;
+// Tries of a batch: the fastest of ten is a quiet one also on a busy device.
+const TRIES = 10;
 
 const nanoseconds = (milliseconds) => Math.round(milliseconds * 1e6);
 
@@ -42,11 +46,12 @@ export function isSettled(times, window) {
   return slower <= 0;
 }
 
-/** At least the profile's warm-up, then more until times no longer fall or its time is over; nanoseconds of each. */
+/** At least the profile's warm-up and half a second, then more until times no longer fall or its time is over; nanoseconds of each. */
 export async function settle(query, protocol) {
-  const until = performance.now() + protocol.warm_up_seconds * 1e3;
+  const begun = performance.now();
+  const until = begun + protocol.warm_up_seconds * 1e3;
   const times = [];
-  for (let done = 0; done < protocol.warm_up; done++) times.push(await timed(query));
+  while (times.length < protocol.warm_up || performance.now() < begun + WARM_UP_MS) times.push(await timed(query));
   while (protocol.warm_up_seconds > 0 && !isSettled(times, protocol.window) && performance.now() < until) {
     for (let done = 0; done < protocol.window; done++) times.push(await timed(query));
     await breathe();
@@ -54,7 +59,7 @@ export async function settle(query, protocol) {
   return times;
 }
 
-/** How many queries span enough steps of the clock: doubled until the fastest of three batches does. */
+/** How many queries span enough steps of the clock: doubled until the fastest of some batches does. */
 export async function batchSize(query, warmUp, tick, protocol) {
   const needed = HEADROOM * protocol.fewest_ticks * tick;
   let count = 1;
@@ -62,7 +67,7 @@ export async function batchSize(query, warmUp, tick, protocol) {
   while (fastest < needed && count < protocol.most_inner) {
     count *= 2;
     fastest = Infinity;
-    for (let tried = 0; tried < 3; tried++) fastest = Math.min(fastest, await timed(query, count));
+    for (let tried = 0; tried < TRIES; tried++) fastest = Math.min(fastest, await timed(query, count));
   }
   return count;
 }
