@@ -64,13 +64,9 @@ def answered(subject: Subject, post: Answers, held: Served, browser: Browser) ->
         parity = Parity(truth, samples, parity_of_outputs(held.pack, subject.artifact, outputs))
     except (KeyError, ValueError, TypeError) as error:
         raise PostError(f"{subject.name} does not answer as the manifest says ({one_line(error)})", "build the pack again") from error
-    device = browsers.words(browser, _runtime(subject, post.runtime), post.threads)
+    runner = subject.artifact.runner
+    device = browsers.words(browser, f"{RUNTIMES[runner]} {held.versions[runner]}", post.threads)
     return Answered(subject, parity, judge_parity(parity, WEB, subject.artifact.scheme), device)
-
-
-def _runtime(subject: Subject, version: str) -> str:
-    """By its own name: a page does not choose what it is called."""
-    return f"{RUNTIMES[subject.artifact.runner]} {version}".strip()
 
 
 def _outputs(subject: Subject, post: Answers) -> Arrays:

@@ -62,7 +62,6 @@ class Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one artifact gave for the golden inputs, or why it gave nothing."""
 
     nonce: Name
-    runtime: Name
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     outputs: Annotated[tuple[OutputTensor, ...], msgspec.Meta(max_length=64)] = ()
     error: Words = ""

@@ -34,6 +34,10 @@ class Pin(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class _Package(msgspec.Struct, frozen=True):
+    dependencies: dict[str, str]
+
+
 class Runtimes:
     """The installed files; ``read`` gives one that is what it must be."""
 
@@ -59,12 +63,22 @@ def installed() -> Runtimes:
     Raises:
         RuntimesError: npm is missing, or what it brought is not what is pinned. DeviceError: it failed.
     """
-    source = data_folder("demo_app") / "web"
+    source = _source()
     pins = msgspec.json.decode((source / _PINS).read_bytes(), type=dict[str, Pin])
     folder = _cache() / _key(source)
     if not folder.is_dir():
         _install(source, folder, pins)
     return Runtimes(folder, pins)
+
+
+def versions() -> dict[str, str]:
+    """Of the runtimes, by runner, as package.json names them exactly."""
+    wanted = msgspec.json.decode((_source() / "package.json").read_bytes(), type=_Package).dependencies
+    return {"ort": wanted["onnxruntime-web"], "litert": wanted["@litertjs/core"]}
+
+
+def _source() -> Path:
+    return data_folder("demo_app") / "web"
 
 
 def _cache() -> Path:

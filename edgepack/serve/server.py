@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from edgepack.errors import EdgepackError
+from edgepack.errors import EdgepackError, one_line
 from edgepack.serve.desk import TYPES, Desk
 from edgepack.serve.entrance import Entrance, Guest
 
@@ -162,8 +162,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "there is no such thing here")
         except EdgepackError as error:
             self._refuse(409, f"{error.cause} -> {error.hint}")
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError) as error:
             self._refuse(400, f"this is no such post ({str(error)[:200]})")
+        except OSError:
+            # The browser went away.
+            raise
+        except Exception as error:
+            self._refuse(500, f"edgepack failed: {one_line(error)}")
 
     def _guest(self) -> Guest | None:
         try:

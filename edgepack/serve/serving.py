@@ -21,7 +21,7 @@ from edgepack.serve.certificate import certificate
 from edgepack.serve.desk import Desk
 from edgepack.serve.entrance import Entrance
 from edgepack.serve.messages import Browser
-from edgepack.serve.runtimes import installed
+from edgepack.serve.runtimes import installed, versions
 from edgepack.serve.server import Server
 from edgepack.serve.subjects import Served, served
 from edgepack.serve.usb import reversed_port
@@ -108,9 +108,9 @@ def serving(
         EdgepackError: the pack, the address, npm, openssl or adb is not what it needs to be.
     """
     folder = Path(pack)
-    held = served(OpenPack.at(folder, load_pack(folder)), targets, schemes, protocol.profile(profile), threads)
-    runtimes = installed()
-    lock = threading.Lock()
+    shown, wanted, opened = _shown_address(place), protocol.profile(profile), OpenPack.at(folder, load_pack(folder))
+    held = served(opened, targets, schemes, wanted, threads, versions())
+    runtimes, lock = installed(), threading.Lock()
 
     def keep_it(measured: Sequence[Measurement]) -> None:
         with lock:
@@ -118,7 +118,6 @@ def serving(
 
     desk = Desk(held, runtimes, keep_it if save else lambda _: None, listeners.measured, listeners.ended)
     with ExitStack() as stack:
-        shown = _shown_address(place)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         secured = certificate(scratch, shown) if place.is_https else None
         entrance = Entrance(lambda token: listeners.renewed(address(token)))

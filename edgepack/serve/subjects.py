@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import prod
@@ -52,13 +52,18 @@ class Subject:
 
 @dataclass(frozen=True)
 class Served:
-    """A pack as it is served: subjects in groups that are timed against each other, and why others are left out."""
+    """A pack as it is served: subjects in groups that are timed against each other, and why others are left out.
+
+    Attributes:
+        versions: of the runtimes that the page is given, by runner.
+    """
 
     pack: OpenPack
     groups: tuple[tuple[Subject, ...], ...]
     left_out: tuple[str, ...]
     profile: Profile
     threads: int
+    versions: Mapping[str, str]
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
@@ -66,7 +71,9 @@ class Served:
         return tuple(subject for group in self.groups for subject in group)
 
 
-def served(pack: OpenPack, targets: Sequence[str], schemes: Sequence[str], profile: Profile, threads: int) -> Served:
+def served(
+    pack: OpenPack, targets: Sequence[str], schemes: Sequence[str], profile: Profile, threads: int, versions: Mapping[str, str]
+) -> Served:
     """What of a pack a browser gets: each file once, those of one target and runtime together.
 
     Raises:
@@ -85,7 +92,7 @@ def served(pack: OpenPack, targets: Sequence[str], schemes: Sequence[str], profi
         pack.file(artifact)
     numbered = [Subject(index, each, artifact_feed(pack.golden, each.inputs)) for index, each in enumerate(artifacts)]
     grouped = groupby(numbered, key=lambda subject: (subject.artifact.target, subject.artifact.runner))
-    return Served(pack, tuple(tuple(group) for _, group in grouped), tuple(left_out), profile, threads)
+    return Served(pack, tuple(tuple(group) for _, group in grouped), tuple(left_out), profile, threads, versions)
 
 
 def _why_not(artifact: ArtifactRecord) -> str:

@@ -30,7 +30,7 @@ def pack(digits_pack: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def held(pack: Path) -> Served:
     """The pack as a browser gets it, in the shortest profile."""
-    return served(OpenPack.at(pack, load_pack(pack)), (), (), profile("smoke"), 1)
+    return served(OpenPack.at(pack, load_pack(pack)), (), (), profile("smoke"), 1, {"ort": "1.0", "litert": "2.0"})
 
 
 @pytest.fixture

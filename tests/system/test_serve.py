@@ -20,7 +20,7 @@ from edgepack.errors import EdgepackError
 from edgepack.pack.files import load_pack
 from edgepack.pack.measurements import held
 from edgepack.serve.runtimes import installed
-from tests.system.program import ROOT
+from tests.system.program import ROOT, edgepack
 
 HERE = Path(__file__).parent / "browser"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -36,7 +36,9 @@ def playwright(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("playwright")
     for name in ("package.json", "package-lock.json"):
         shutil.copy(HERE / name, folder)
-    ended = subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, check=False
+    )
     if ended.returncode:
         pytest.skip(f"npm brings no playwright-core: {ended.stderr[:200]}")
     try:
@@ -108,6 +110,17 @@ def test_a_phone_checks_and_times_both_runtimes_and_recognises_a_drawn_digit(pac
     # Nothing but the server itself was asked for, and the page fits the phone.
     assert {host.partition(":")[0] for host in found["requests"]} <= {"127.0.0.1", ""} and found["width"] == 390
     assert not [line for line in found["console"] if "Content Security Policy" in line]
+
+
+def test_frames_of_the_camera_go_through_a_photo_student(tmp_path: Path, playwright: Path) -> None:
+    scenes = ROOT / "demo_app" / "students" / "digit_scenes" / "student.py"
+    options = ("-t", "android", "-s", "fp32", "--latency", "none", "-o", "pack")
+    built = edgepack("build", f"{scenes}:student", *options, cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    with serving(tmp_path / "pack", "--no-save") as program:
+        found = visit(playwright, program.ready["address"], "camera", tmp_path)
+        assert program.ended(signal.SIGTERM)[0] == 0
+    assert found["seen"] in load_pack(tmp_path / "pack").student.labels and "ms" in found["took"] and "median" in found["took"]
 
 
 def test_a_corrupted_artifact_is_refused_and_the_others_are_measured(pack: Path, playwright: Path, tmp_path: Path) -> None:

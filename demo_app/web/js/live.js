@@ -39,12 +39,14 @@ const STAGES = {
 
   camera(state) {
     by("try-title").textContent = "Point the camera at something";
-    const stage = element("div", { className: "stage" }, element("p", { className: "hint", textContent: "Nothing leaves this device." }));
+    const hint = element("p", { className: "hint", textContent: "Nothing leaves this device." });
+    const stage = element("div", { className: "stage" }, hint);
     by("stage").replaceChildren(stage);
     const { preprocessing } = state.plan.demo;
     let running = null;
     const toggle = element("button", { id: "camera", textContent: "Start camera" });
     const stop = () => {
+      if (running) stage.replaceChildren(hint);
       running?.stop();
       running = null;
       toggle.textContent = "Start camera";
@@ -107,7 +109,7 @@ async function answer(state, canvas) {
 function lines(found, output, recent) {
   const median = [...recent].sort((one, other) => one - other)[Math.floor(recent.length / 2)];
   const took = element("span", { className: "took", textContent: milliseconds(median) });
-  took.append(element("span", { className: "soft small", textContent: recent.length > 1 ? ` median of ${recent.length}` : " first query" }));
+  took.append(element("span", { className: "soft small", textContent: recent.length > 1 ? `median of ${recent.length}` : "first query" }));
   const best = found[0]?.label ?? `${output.name}: ${output.shape.join(" × ")}`;
   const className = found.every(({ label }) => label.length < 3) ? "bar short" : "bar";
   const bars = found.map(({ label, share }) =>
@@ -119,5 +121,5 @@ function lines(found, output, recent) {
       element("span", { textContent: `${(100 * share).toFixed(1)} %` }),
     ),
   );
-  return [element("div", { className: "answer" }, element("span", { className: "best", id: "best", textContent: best }), took), ...bars];
+  return [element("div", { className: "answer" }, element("span", { className: best.length < 5 ? "best" : "best long", id: "best", textContent: best }), took), ...bars];
 }

@@ -83,6 +83,9 @@ function hearing(rows) {
     progress(share) {
       by("progress").value = share;
     },
+    stopped({ id }, refused) {
+      mark(rows[id], refused ? "refused" : "does not run", "bad");
+    },
     judged(kind, asked, reply, error) {
       if (kind === "answers") answered(rows[asked[0].id], reply, error);
       else timed(rows, asked, reply);
@@ -98,8 +101,7 @@ function answered(held, reply, error) {
   }
   const wrong = reply.failures ?? [];
   lines(held, wrong, "bad");
-  if (error) mark(held, "refused", "bad");
-  else mark(held, wrong.length ? "wrong" : "agrees", wrong.length ? "bad" : "good");
+  if (!error) mark(held, wrong.length ? "wrong" : "agrees", wrong.length ? "bad" : "good");
 }
 
 function timed(rows, asked, reply) {

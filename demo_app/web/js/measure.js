@@ -1,6 +1,6 @@
 // The server leads: answers of one artifact, then times of those that were right, until it is done.
 import { ARRAYS, joined, sampleAt } from "./arrays.js";
-import { base64, bytes, post } from "./server.js";
+import { Refused, base64, bytes, post } from "./server.js";
 import { opening } from "./models.js";
 import { batchSize, breathe, clockStep, interleave, settle } from "./protocol.js";
 
@@ -35,9 +35,10 @@ async function answers(subject, plan, threads, hear) {
       hear.progress((index + 1) / plan.samples);
       await breathe();
     }
-    return { runtime: runtime.version, threads: runtime.threads, outputs: Array.from(collected.values(), stacked) };
+    return { threads: runtime.threads, outputs: Array.from(collected.values(), stacked) };
   } catch (error) {
-    return { runtime: "", threads: 1, outputs: [], error: words(error) };
+    hear.stopped(subject, error instanceof Refused);
+    return { threads: 1, outputs: [], error: words(error) };
   }
 }
 

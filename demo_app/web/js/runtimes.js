@@ -3,7 +3,7 @@ import { ARRAYS } from "./arrays.js";
 
 const loaded = new Map();
 
-/** A runtime, loaded once: {version, threads, open}. */
+/** A runtime, loaded once: {threads, open}. */
 export function runtime(name, threads) {
   if (!loaded.has(name)) loaded.set(name, LOADERS[name](threads));
   return loaded.get(name);
@@ -14,7 +14,7 @@ async function onnxruntime(threads) {
   ort.env.wasm.wasmPaths = "/runtimes/onnxruntime-web/dist/";
   ort.env.wasm.numThreads = threads;
   ort.env.logLevel = "error";
-  return { version: ort.env.versions.web, threads, open: (content, subject) => OnnxModel.open(ort, content, subject) };
+  return { threads, open: (content, subject) => OnnxModel.open(ort, content, subject) };
 }
 
 class OnnxModel {
@@ -53,7 +53,7 @@ async function litert(threads) {
   const several = threads > 1 && (await lib.supportsFeature("relaxedSimd"));
   await lib.loadLiteRt("/runtimes/@litertjs/core/wasm/", { threads: several });
   const used = several ? threads : 1;
-  return { version: "2.5.3", threads: used, open: (content, subject) => LiteRtModel.open(lib, content, subject, used) };
+  return { threads: used, open: (content, subject) => LiteRtModel.open(lib, content, subject, used) };
 }
 
 class LiteRtModel {
