@@ -42,15 +42,15 @@ class Desk:
     """Reads and judges for one pack.
 
     Args:
-        keep: puts measurements into the pack. tell: hears of each browser what it did, a line. ended: hears when one has gone through all,
-            with what failed there.
+        keep: puts measurements into the pack, and says how many. tell: hears of each browser what it measured. ended: hears when one has
+            gone through all, with what failed there.
     """
 
     def __init__(
         self,
         held: Served,
         runtimes: Runtimes,
-        keep: Callable[[Sequence[Measurement]], None],
+        keep: Callable[[Sequence[Measurement]], int],
         tell: Callable[[Browser, Sequence[Measurement]], None] = lambda *_: None,
         ended: Callable[[Sequence[str]], None] = lambda *_: None,
     ) -> None:
@@ -107,12 +107,13 @@ class Desk:
         else:
             raise KeyError(path)
         measured += visit.untimed()
+        kept = 0
         if measured:
-            self._keep(measured)
+            kept = self._keep(measured)
             self._tell(visit.browser, measured)
         if visit.is_done:
             self._ended(tuple(visit.failures))
-        return msgspec.structs.replace(reply, kept=len(measured))
+        return msgspec.structs.replace(reply, kept=kept)
 
 
 def _page_files() -> dict[str, bytes]:

@@ -112,11 +112,12 @@ def serving(
     held = served(opened, targets, schemes, wanted, threads, versions())
     runtimes, lock = installed(), threading.Lock()
 
-    def keep_it(measured: Sequence[Measurement]) -> None:
+    def keep_it(measured: Sequence[Measurement]) -> int:
         with lock:
             keep(folder, held.pack.manifest, measured)
+        return len(measured)
 
-    desk = Desk(held, runtimes, keep_it if save else lambda _: None, listeners.measured, listeners.ended)
+    desk = Desk(held, runtimes, keep_it if save else lambda _: 0, listeners.measured, listeners.ended)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         secured = certificate(scratch, shown) if place.is_https else None

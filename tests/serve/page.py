@@ -130,7 +130,12 @@ class Counter:
 def at_counter(pack: Path, held: Served) -> Iterator[Counter]:
     """A server whose runtimes are none: no npm is needed."""
     renewed, ended = list[str](), list[Sequence[str]]()
-    desk = Desk(held, Runtimes(pack, {}), lambda found: keep(pack, held.pack.manifest, found), ended=ended.append)
+
+    def keep_it(found: Sequence[Any]) -> int:
+        keep(pack, held.pack.manifest, found)
+        return len(found)
+
+    desk = Desk(held, Runtimes(pack, {}), keep_it, ended=ended.append)
     entrance = Entrance(renewed.append)
     with Server("127.0.0.1", 0, desk, entrance) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

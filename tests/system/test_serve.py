@@ -98,7 +98,7 @@ def test_a_phone_checks_and_times_both_runtimes_and_recognises_a_drawn_digit(pac
     with serving(pack, "--once") as program:
         found = visit(playwright, program.ready["address"], "draw7,measure", tmp_path)
         code, words = program.ended()
-    assert (code, found["trouble"]) == (0, ""), words
+    assert (code, found["trouble"], found["kept"][:14]) == (0, "", "4 measurements"), words
     assert set(found["drawn"].values()) == {"7"} and {name.split()[1] for name in found["drawn"]} == {"onnx", "tflite"}
     assert {row["mark"] for row in found["rows"].values()} == {"agrees"} and len(found["rows"]) == 4
     measured = held(pack, load_pack(pack))
@@ -144,7 +144,9 @@ def test_https_allows_threads_and_a_second_browser_cannot_use_the_address(pack: 
         assert visit(playwright, address, "", tmp_path)["status"] == 403
         assert program.ended(signal.SIGINT)[0] == 0
     assert {row["mark"] for row in found["rows"].values()} == {"agrees"}
+    assert (found["forged"], found["replayed"]) == (409, 409), "the page's own last post, with another nonce and as it was"
     assert {each.device["threads"] for each in held(pack, load_pack(pack))} == {"2"} or os.cpu_count() == 1
+    assert len(held(pack, load_pack(pack))) == 2
 
 
 def test_plain_http_on_a_network_runs_on_one_thread_and_says_so(pack: Path, playwright: Path, tmp_path: Path) -> None:

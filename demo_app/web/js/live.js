@@ -9,10 +9,10 @@ import { element, milliseconds } from "./view.js";
 const by = (id) => document.getElementById(id);
 const RECENT = 15;
 
-/** Set up the part of the page, for a plan whose student takes a picture. */
+/** Set up the part of the page, for a plan whose student takes a picture; what ends all that goes on by itself, a camera. */
 export function live(plan, threads) {
   const { demo } = plan;
-  if (demo.kind === "none") return;
+  if (demo.kind === "none") return () => undefined;
   const choice = by("choice");
   choice.replaceChildren(...plan.subjects.map((each) => new Option(`${each.scheme} ${each.file.split(".").pop()}`, each.id)));
   const state = { plan, threads, last: null, recent: [], subject: () => plan.subjects[choice.value], again: false, running: false };
@@ -21,7 +21,7 @@ export function live(plan, threads) {
     if (state.last) show(state, state.last);
   });
   by("try").hidden = false;
-  STAGES[demo.kind](state);
+  return STAGES[demo.kind](state);
 }
 
 const STAGES = {
@@ -35,6 +35,7 @@ const STAGES = {
       else by("result").replaceChildren();
     });
     by("buttons").replaceChildren(element("button", { textContent: "Clear", onclick: held.clear }));
+    return () => undefined;
   },
 
   camera(state) {
@@ -67,6 +68,7 @@ const STAGES = {
       show(state, await picture(stage, file.files[0], preprocessing));
     };
     by("buttons").replaceChildren(toggle, element("button", { textContent: "Choose a picture", onclick: () => file.click() }), file);
+    return stop;
   },
 };
 

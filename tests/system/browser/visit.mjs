@@ -9,12 +9,14 @@ const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
   args: ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"],
 });
+const posts = [];
 const found = { console: [], requests: [] };
 try {
   const context = await browser.newContext({ viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, ignoreHTTPSErrors: true });
   const page = await context.newPage();
   page.on("console", (message) => message.type() === "error" && found.console.push(message.text()));
   page.on("pageerror", (error) => found.console.push(error.message));
+  page.on("request", (request) => request.method() === "POST" && posts.push([new URL(request.url()).pathname, request.postData()]));
   page.on("request", (request) => found.requests.push(new URL(request.url()).host));
   const response = await page.goto(address);
   found.status = response.status();
@@ -61,6 +63,10 @@ function STEPS(page) {
     async measure() {
       await page.click("#measure");
       await page.waitForSelector("body[data-state=done]", { timeout: 120_000 });
+      const again = ([path, body]) => fetch(path, { method: "POST", headers: { "content-type": "application/json" }, body }).then((reply) => reply.status);
+      const forged = JSON.stringify({ ...JSON.parse(posts.at(-1)[1]), nonce: "A".repeat(22) });
+      found.replayed = await page.evaluate(again, posts.at(-1));
+      found.forged = await page.evaluate(again, [posts.at(-1)[0], forged]);
       found.kept = await page.locator("#kept").innerText();
       found.trouble = await page.locator("#trouble").innerText();
       found.rows = {};
