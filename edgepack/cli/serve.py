@@ -97,7 +97,8 @@ class _Teller:
         if self._as_json:
             _emit({"event": "opened", "address": address})
         else:
-            print(f"a browser came in; for another one: {address}", flush=True)
+            print("a browser came in, and its address is used up; for another one:")
+            self._address(address)
 
     def measured(self, browser: Browser, found: Sequence[Measurement]) -> None:
         """The pack holds more."""
@@ -117,7 +118,7 @@ class _Teller:
             import segno
 
             segno.make(address, error="l").terminal(compact=True, border=2)
-        print(f"open on the phone: {address}")
+        print(f"open in the browser: {address}", flush=True)
 
 
 def _emit(event: dict[str, Any]) -> None:

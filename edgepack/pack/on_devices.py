@@ -8,7 +8,7 @@ from math import isfinite
 
 from edgepack.pack.manifest import ArtifactRecord, Comparison, Latency, Measurement, OutputParity, Pack, Parity, Truth
 from edgepack.pack.time_figures import CurveFigure, LatencyFigure, RatioFigure, Timed, curve_figure, latency_figures, ratio_figure
-from edgepack.pack.words import NOT_ITS_RUNTIME, TIMES_ARE_SPEEDS, TRUTHS
+from edgepack.pack.words import NOT_ITS_RUNTIME, STAND_IN_BROWSER, TIMES_ARE_SPEEDS, TRUTHS
 
 # Facts that differ from minute to minute on one and the same device.
 _PASSING = frozenset({"frequency", "temperature", "throttling", "memory available", "swap", "load average"})
@@ -117,6 +117,13 @@ class Device:
     curves: tuple[CurveFigure, ...]
     ratios: RatioFigure | None
     facts: tuple[Fact, ...]
+
+    @property
+    def truth_words(self) -> str:
+        """What its kind of truth means, a phrase."""
+        if self.truth == "simulated" and all(run.measurement.target == WEB for run in self.runs):
+            return STAND_IN_BROWSER
+        return TRUTHS[self.truth].partition(";")[0]
 
     @property
     def times_are_speeds(self) -> bool:

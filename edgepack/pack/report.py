@@ -15,7 +15,7 @@ from edgepack.latency.statistics import fewest_samples
 from edgepack.pack import figures
 from edgepack.pack.figures import Axis, Span
 from edgepack.pack.manifest import ArtifactRecord, Estimate, FileRecord, Latency, Measurement, OutputParity, Pack, Truth
-from edgepack.pack.on_devices import NOWHERE, OnDevices, Run, on_devices, worst_output
+from edgepack.pack.on_devices import NOWHERE, WEB, OnDevices, Run, on_devices, worst_output
 from edgepack.pack.time_figures import Timed, latency_figures
 from edgepack.pack.words import (
     FILTERS,
@@ -245,6 +245,8 @@ def _is_elsewhere(artifact: ArtifactRecord, devices: OnDevices) -> bool:
 def _why_elsewhere(artifact: ArtifactRecord) -> str:
     if artifact.runner == "mil":
         return "edgepack bench reaches no device of its platform"
+    if artifact.platform == WEB:
+        return "no sound measurement in a browser that a person uses: run edgepack serve PACK"
     return "no sound measurement on a device that matches the target: run edgepack bench PACK --device ADDRESS"
 
 
@@ -257,7 +259,6 @@ def _view(pack: Pack, devices: OnDevices, checks: Sequence[Check]) -> dict[str, 
         "devices": devices,
         "checked": _checked(checks),
         "anchors": {row.key: row.anchor for row in overview},
-        "truth_words": TRUTHS,
         "verdict_marks": _VERDICT_MARKS,
         "rows": overview,
         "truths": _truths_used(overview, devices),

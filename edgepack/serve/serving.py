@@ -138,7 +138,9 @@ def _listening(place: Place, desk: Desk, entrance: Entrance, context: object) ->
     try:
         server = Server(place.host, place.port, desk, entrance, context)  # type: ignore[arg-type]
     except OSError as error:
-        raise InputError(f"{place.host}:{place.port} cannot be listened on ({error.strerror})", "choose another --port") from error
+        raise InputError(
+            f"{place.host}:{place.port} cannot be listened on ({error.strerror})", "give an address of this machine, and a free --port"
+        ) from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()
     try:

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgepack.latency.gate import checks
+from edgepack.latency.on_device import OpenPack
+from edgepack.latency.protocol import profile
 from edgepack.pack.files import load_pack
 from edgepack.pack.measurements import held as measurements_of
 from edgepack.pack.reported import report
-from edgepack.serve.subjects import Served
-from tests.serve.page import Counter, Page, credible_times, right_answers
+from edgepack.serve.subjects import Served, served
+from tests.serve.page import Counter, Page, at_counter, credible_times, right_answers
+from tests.system.program import DIGITS, edgepack
 
 
 def kept(pack: Path) -> list[Any]:
@@ -39,10 +43,26 @@ def test_a_browser_fills_no_row_of_the_phone_or_the_board(page: Page, held: Serv
     assert "android’s file" in after and "Browser Chrome 156" in after
 
 
+def test_a_latency_budget_of_an_artifact_made_for_browsers_is_held_in_a_browser(tmp_path: Path) -> None:
+    folder = tmp_path / "web"
+    options = ("-t", "web", "-s", "fp32", "--latency", "none", "-o", str(folder))
+    built = edgepack("build", f"{DIGITS / 'student.py'}:student", *options, cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    manifest = load_pack(folder)
+    held = served(OpenPack.at(folder, manifest), (), (), profile("quick"), 1, {"litert": "2.0"})
+    with at_counter(folder, held) as counter:
+        counter.opened().go_through(held)
+    found = checks(manifest, kept(folder), {"latency_p90_ms": 1.0})
+    assert {check.name: check.status for check in found}["latency p90"] == "pass"
+    assert {check.name: check.status for check in checks(manifest, [], {"latency_p90_ms": 1.0})}["latency p90"] == "not measured"
+
+
 @pytest.mark.parametrize("facts", [{"automated": True}, {"user_agent": "Mozilla/5.0 HeadlessChrome/156.0.0.0"}])
 def test_a_browser_without_a_person_is_simulated(page: Page, held: Served, pack: Path, facts: dict[str, Any]) -> None:
     page.go_through(held, **facts)
     assert {each.truth for each in kept(pack)} == {"simulated"}
+    text = report(pack, load_pack(pack))
+    assert "by a program that drives a browser or in one without a screen" in text
 
 
 def test_wrong_answers_have_no_latency_whatever_the_page_says(page: Page, held: Served, pack: Path, counter: Counter) -> None:
