@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -134,9 +135,9 @@ def serving(
 
 
 @contextmanager
-def _listening(place: Place, desk: Desk, entrance: Entrance, context: object) -> Iterator[Server]:
+def _listening(place: Place, desk: Desk, entrance: Entrance, context: ssl.SSLContext | None) -> Iterator[Server]:
     try:
-        server = Server(place.host, place.port, desk, entrance, context)  # type: ignore[arg-type]
+        server = Server(place.host, place.port, desk, entrance, context)
     except OSError as error:
         raise InputError(
             f"{place.host}:{place.port} cannot be listened on ({error.strerror})", "give an address of this machine, and a free --port"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import edgepack
 from edgepack.arrays import Arrays
 from edgepack.devices.runner_process import artifact_feed
+from edgepack.errors import one_line
 from edgepack.latency.on_device import OpenPack
 from edgepack.latency.protocol import Profile
 from edgepack.pack.files import PackError
@@ -90,9 +91,22 @@ def served(
         raise PackError(f"nothing of this pack runs in a browser ({left_out[0]})", "build it for android, raspberry-pi-5 or web")
     for artifact in artifacts:
         pack.file(artifact)
-    numbered = [Subject(index, each, artifact_feed(pack.golden, each.inputs)) for index, each in enumerate(artifacts)]
+    numbered = [_numbered(index, artifact, pack) for index, artifact in enumerate(artifacts)]
     grouped = groupby(numbered, key=lambda subject: (subject.artifact.target, subject.artifact.runner))
     return Served(pack, tuple(tuple(group) for _, group in grouped), tuple(left_out), profile, threads, versions)
+
+
+def _numbered(index: int, artifact: ArtifactRecord, pack: OpenPack) -> Subject:
+    """PackError where the golden samples of a stranger's pack are not those of its artifact."""
+    try:
+        feed = artifact_feed(pack.golden, artifact.inputs)
+        judged = {binding.hub_name for binding in artifact.outputs} | {output.name for output in artifact.parity.outputs}
+        unknown = judged - pack.reference.keys()
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise PackError(f"the golden inputs do not fit {artifact.file.path} ({one_line(error)})", "build the pack again") from error
+    if unknown or not all(map(len, feed.values())):
+        raise PackError(f"the pack has no golden samples of {', '.join(sorted(unknown)) or artifact.file.path}", "build the pack again")
+    return Subject(index, artifact, feed)
 
 
 def _why_not(artifact: ArtifactRecord) -> str:
