@@ -206,7 +206,7 @@ def answer(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: 
     truth = truth_of(session, device, pack.target(artifact))
     with made_of(outcome):
         outputs = hub_arrays(outcome.arrays, described.outputs)
-        parity = Parity(truth, len(next(iter(outputs.values()))), tuple(_output(held, outputs, pack) for held in artifact.parity.outputs))
+        parity = Parity(truth, len(next(iter(outputs.values()))), parity_of_outputs(pack, artifact, outputs))
     failures = judge_parity(parity, artifact.target, artifact.scheme)
     return Answered(artifact, parity, failures, outcome.ending.peak_bytes, truth, device)
 
@@ -216,6 +216,15 @@ def truth_of(session: Session, device: Mapping[str, str], target: Target | None)
     if session.transport.emulated or EMULATED in device.get("board", ""):
         return "emulated"
     return "measured" if target is not None and matches(target.hardware, device) else "host"
+
+
+def parity_of_outputs(pack: OpenPack, artifact: ArtifactRecord, outputs: Arrays) -> tuple[OutputParity, ...]:
+    """An artifact's answers to the golden inputs, in the student's terms, against the float64 run, by the floors it was built with.
+
+    Raises:
+        KeyError, ValueError: an output is missing, or of another shape.
+    """
+    return tuple(_output(held, outputs, pack) for held in artifact.parity.outputs)
 
 
 def _output(held: OutputParity, outputs: Arrays, pack: OpenPack) -> OutputParity:
