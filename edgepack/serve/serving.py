@@ -14,10 +14,10 @@ from pathlib import Path
 
 from edgepack.errors import InputError
 from edgepack.latency import protocol
-from edgepack.latency.bench import keep
 from edgepack.latency.on_device import OpenPack
 from edgepack.pack.files import load_pack
 from edgepack.pack.manifest import Measurement
+from edgepack.pack.reported import keep
 from edgepack.serve.certificate import certificate
 from edgepack.serve.desk import Desk
 from edgepack.serve.entrance import Entrance
@@ -115,7 +115,7 @@ def serving(
 
     def keep_it(measured: Sequence[Measurement]) -> int:
         with lock:
-            keep(folder, held.pack.manifest, measured)
+            keep(folder, measured)
         return len(measured)
 
     desk = Desk(held, runtimes, keep_it if save else lambda _: 0, listeners.measured, listeners.ended)
