@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepack.latency.bench import keep
+from edgepack.pack.reported import keep
 from edgepack.serve.desk import Desk
 from edgepack.serve.entrance import Entrance
 from edgepack.serve.runtimes import Runtimes
@@ -132,7 +132,7 @@ def at_counter(pack: Path, held: Served) -> Iterator[Counter]:
     renewed, ended = list[str](), list[Sequence[str]]()
 
     def keep_it(found: Sequence[Any]) -> int:
-        keep(pack, held.pack.manifest, found)
+        keep(pack, found)
         return len(found)
 
     desk = Desk(held, Runtimes(pack, {}), keep_it, ended=ended.append)
