@@ -6,9 +6,12 @@ Served are the page's own files, the pinned runtimes, and the artifacts of pack.
 from __future__ import annotations
 
 import ipaddress
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -191,6 +194,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, words: str) -> None:
         self.close_connection = True
         self._sent(msgspec.json.encode({"refused": words}), _JSON, status)
+        self._hear_out()
+
+    def _hear_out(self) -> None:
+        """Close one direction first: to a browser that is still sending, a closed connection is a failed network (RFC 9112, 9.6)."""
+        with suppress(OSError):
+            self.wfile.flush()
+            self.connection.settimeout(_LINGER_SECONDS)
+            self.connection.shutdown(socket.SHUT_WR)
+            until = time.monotonic() + _LINGER_SECONDS
+            while time.monotonic() < until and self.connection.recv(_CHUNK):
+                pass
 
     def _sent(self, content: bytes, kind: str, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
@@ -202,5 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
+# How long a refused browser may go on sending; a post of 10 MB takes a second of a slow network.
+_LINGER_SECONDS, _CHUNK = 5.0, 2**16
 # A number of bytes with more digits is nobody's.
 _DIGITS = 12
