@@ -77,7 +77,7 @@ def _samples(feed: Arrays) -> int:
 def _dtype(name: str, array: np.ndarray[Any, Any]) -> str:
     if array.dtype.name not in _DTYPES:
         raise RunnerError(f"input '{name}' is {array.dtype}, which the runner does not pass", f"use one of {', '.join(sorted(_DTYPES))}")
-    return array.dtype.name
+    return str(array.dtype.name)
 
 
 def input_bytes(feed: Arrays) -> bytes:

@@ -191,7 +191,7 @@ static void say_warm_up(const struct request *request, const struct timed *timed
 
 /* 0 where the file cannot be read: an app's user may not. */
 static void say_load(void) {
-    double load;
+    double load = 0;
     FILE *file = fopen("/proc/loadavg", "r");
     int known = file != NULL && fscanf(file, "%lf", &load) == 1;
     if (file != NULL) (void)fclose(file);
