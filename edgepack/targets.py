@@ -23,7 +23,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TAKEN = ("golden", "hub", "measurements", "pack.json", "report.html")
 
 # No byte count or rate is larger; NaN and infinity are not below it, nor is an integer that no float holds.
-_MOST = 2**63
+MOST = 2**63
 
 
 class TargetConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,6 +42,7 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         miou_drop_points: the same of mean IoU, for students whose evaluation set holds masks.
         agreement_drop_points: how many of the samples that the student is sure of may change class, where its classes stand in for labels.
         latency_p90_ms: the upper end of p90's interval is below it, measured on a device that matches the target; None: no budget.
+        latency_threads: of the runtime, for which ``latency_p90_ms`` is promised.
         size_bytes: of the artifact. memory_peak_bytes: of the process that runs it on the device, runtime included.
     """
 
@@ -51,13 +52,16 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     miou_drop_points: float = 1.0
     agreement_drop_points: float = 2.0
     latency_p90_ms: float | None = None
+    latency_threads: int = 1
     size_bytes: int | None = None
     memory_peak_bytes: int | None = None
 
     def __post_init__(self) -> None:
         # Nothing is ever above NaN or infinity: such a budget could not fail.
-        if not all(abs(limit) < _MOST for limit in structs.astuple(self) if limit is not None):
+        if not all(abs(limit) < MOST for limit in structs.astuple(self) if limit is not None):
             raise ValueError("a budget must be a finite number")
+        if self.latency_threads < 1:
+            raise ValueError("a runtime has at least one thread (latency_threads)")
 
     def drop_points(self, metric: str) -> float:
         """What may be lost of ``Accuracy.metric``."""
@@ -86,7 +90,7 @@ class Hardware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.model.strip() or not self.machine.strip():
             raise ValueError("hardware without a model and a machine is no device")
         rates = (self.bytes_per_second, self.cores, *self.operations_per_second.values())
-        if not all(0 < rate < _MOST for rate in rates if rate is not None) or not 0 <= (self.cache_bytes or 0) < _MOST:
+        if not all(0 < rate < MOST for rate in rates if rate is not None) or not 0 <= (self.cache_bytes or 0) < MOST:
             raise ValueError("what hardware can do is a finite number above 0")
 
 
@@ -111,7 +115,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def judged(self, scheme: str) -> Target:
         """What the verdict of one scheme depends on: not what else the target carries, nor what ``edgepack gate`` alone holds it to."""
-        only_gated = {"latency_p90_ms": None, "size_bytes": None, "memory_peak_bytes": None}
+        only_gated = {"latency_p90_ms": None, "latency_threads": 1, "size_bytes": None, "memory_peak_bytes": None}
         return structs.replace(self, schemes=(scheme,), hardware=None, budgets=structs.replace(self.budgets, **only_gated))
 
     def __post_init__(self) -> None:

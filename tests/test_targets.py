@@ -63,7 +63,8 @@ def test_the_target_that_the_documentation_shows_is_one(tmp_path: Path) -> None:
 
 def test_what_the_gate_alone_holds_is_no_matter_of_a_verdict(tmp_path: Path) -> None:
     plain = load_target(own(tmp_path)).judged("fp32")
-    tables = '[budgets]\nlatency_p90_ms = 5.0\nsize_bytes = 9\nmemory_peak_bytes = 9\n[hardware]\nmodel = "A board"\nmachine = "aarch64"'
+    gated = "latency_p90_ms = 5.0\nlatency_threads = 4\nsize_bytes = 9\nmemory_peak_bytes = 9"
+    tables = f'[budgets]\n{gated}\n[hardware]\nmodel = "A board"\nmachine = "aarch64"'
     assert load_target(own(tmp_path, tables)).judged("fp32") == plain
     assert load_target(own(tmp_path, "[budgets]\naccuracy_drop_points = 9.0")).judged("fp32") != plain
 
@@ -101,6 +102,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"colour": '"red"'}, "colour"),
         ({"tables": "[budgets]\naccuracy_drop_points = nan"}, "finite"),
         ({"tables": "[budgets]\nfp32_below_student_db = inf"}, "finite"),
+        ({"tables": "[budgets]\nlatency_threads = 0"}, "at least one thread"),
         ({"tables": '[constraints]\nscale_dtype = "bfloat16"'}, "bfloat16"),
         ({"tables": f"[budgets]\nsize_bytes = {10**400}"}, "finite"),
         ({"tables": "[budgets"}, "board.toml"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from edgepack.cli.build import Json, TimeoutOption
-from edgepack.cli.gate import write_junit
+from edgepack.cli.build import Json
+from edgepack.cli.gate import refuse_unwritable, write_junit
 from edgepack.cli.inspect import FileMemoryOption
 from edgepack.cli.run import PackSchemeOption, PackTargetOption
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgepack.pack.manifest import Estimate, Measurement
 
 DeviceOption = Annotated[str, typer.Option("--device", "-d", help="local, qemu://pi5, qemu://pi4 or ssh://user@host[:port].")]
+# The longest wait, in seconds.
+_DAY = 86400
 _PROFILES = "smoke (does it run), quick, mlperf (1024 queries and 60 s at least) or sustained (10 minutes, with its curve)."
 
 
@@ -35,8 +37,8 @@ def command(
     margin: Annotated[float, typer.Option(min=0.001, max=1.0, help="How much slower or faster counts: 0.03 is 3 %.")] = 0.03,
     junit: Annotated[Path | None, typer.Option(help="Write the checks of the gate as JUnit XML.")] = None,
     save: Annotated[bool, typer.Option(help="Keep the measurements in the pack, and show them in its report.")] = True,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait while somebody else measures on the device.")] = 0,
-    timeout: TimeoutOption = 600,
+    wait: Annotated[float, typer.Option(min=0, max=_DAY, help="Seconds to wait while somebody else measures on the device.")] = 0,
+    timeout: Annotated[float, typer.Option(min=1, max=_DAY, help="Seconds a runner may take beside the profile's own.")] = 600,
     memory: FileMemoryOption = None,
     json: Json = False,
 ) -> None:
@@ -44,10 +46,13 @@ def command(
 
     Without --target, a Raspberry Pi gets the artifacts made for one, and this machine all that run on it. Exit code 1: wrong answers, a
     budget of the target not met, or slower than the older pack by more than the margin.
+    Exit code 3: an artifact does not run there; the others were measured.
     """
     from edgepack.cli.output import Progress, emit_json
     from edgepack.latency.bench import bench
 
+    if junit is not None:
+        refuse_unwritable(junit)
     with Progress(quiet=json) as progress:
         result = bench(
             pack,
@@ -65,14 +70,27 @@ def command(
             memory=memory,
             tell=progress.tell,
         )
-    if junit is not None:
-        write_junit(junit, result.checks, pack)
     if json:
         emit_json(_as_data(result))
     else:
         _show(result, pack if save else None)
+    if junit is not None:
+        write_junit(junit, result.checks, pack)
+    if result.failures:
+        _end(result, json)
     if not result.passed:
         raise typer.Exit(1)
+
+
+def _end(result: BenchResult, json: bool) -> NoReturn:
+    """With the first of what could not be run, after all that could was shown."""
+    from edgepack.converter.process import StepFailedError
+
+    first, others = result.failures[0], len(result.failures) - 1
+    if json:
+        raise typer.Exit(first.error.exit_code)
+    more = f" (and {others} more)" if others else ""
+    raise StepFailedError(first.subject, f"{first.error.cause}{more}", first.error.hint, first.error.exit_code)
 
 
 def _as_data(result: BenchResult) -> dict[str, Any]:
@@ -83,6 +101,10 @@ def _as_data(result: BenchResult) -> dict[str, Any]:
         "device": result.device,
         "measurements": [msgspec.to_builtins(each) for each in result.measurements],
         "checks": [msgspec.to_builtins(each) for each in result.checks],
+        "failures": [
+            {"target": each.target, "scheme": each.scheme, "cause": each.error.cause, "hint": each.error.hint} for each in result.failures
+        ],
+        "left_out": list(result.left_out),
     }
 
 
@@ -103,6 +125,8 @@ def _show(result: BenchResult, folder: Path | None) -> None:
         if check.name == "older pack" or check.status not in ("pass", "no budget"):
             words = f"{check.subject}: {check.name}: {check.words}" if check.status == "pass" else _words(check)
             console.print(f"[{_STYLES.get(check.status, 'bold red')}]{escaped(words)}[/]", highlight=False, soft_wrap=True)
+    for line in result.left_out:
+        console.print(f"[dim]{escaped(line)}[/]", highlight=False, soft_wrap=True)
     if folder is not None:
         console.print(f"kept in {folder}/measurements   report: {folder}/report.html", highlight=False, soft_wrap=True, markup=False)
 

@@ -73,6 +73,20 @@ def write_junit(path: Path, found: Checks, pack: Path, require_measured: bool = 
         raise InputError(f"{path} cannot be written ({error.strerror})", "choose another place with --junit") from error
 
 
+def refuse_unwritable(path: Path) -> None:
+    """InputError where ``write_junit`` could not write, found before an hour of measuring. Opening changes no file that is there."""
+    from edgepack.errors import InputError
+
+    try:
+        is_new = not path.exists()
+        with path.open("ab"):
+            pass
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror})", "choose another place with --junit") from error
+
+
 def _show(found: Checks) -> None:
     from rich.console import Console
     from rich.table import Table

@@ -301,8 +301,8 @@ def _is_full(place: Place) -> bool:
 
 
 def ending(code: int) -> str:
-    """How a process ended, in words: "SIGSEGV", "exit code 3"."""
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    """How a process ended, in words: "SIGSEGV", "exit code 3". Some numbers of signals have no name."""
+    return {-each: each.name for each in signal.Signals}.get(code, f"signal {-code}" if code < 0 else f"exit code {code}")
 
 
 def crash_hint(words: str) -> str:

@@ -15,11 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepack.converter.process import kill_tree
+from edgepack.converter.process import ended, kill_tree
 from edgepack.devices.adb_words import explained, failed
 from edgepack.devices.address import Address
+from edgepack.devices.tail import Tail
 from edgepack.devices.transport import TransportError
 
+# The one place that adb's user may write to and start programs in.
+ROOT = "/data/local/tmp/edgepack"
 # Seconds for a small command; a phone that sleeps takes one or two.
 SECONDS = 20.0
 # The slowest link worth waiting for: wireless debugging through walls, 0.5 MB/s.
@@ -126,6 +129,11 @@ class Phone:
         self.address, self.emulated = address, emulated
         self._started: list[subprocess.Popen[bytes]] = []
 
+    @property
+    def runs(self) -> str:
+        """Where edgepack's things lie on a phone."""
+        return ROOT
+
     @classmethod
     def open(cls, address: Address) -> Phone:
         """A phone that is connected and ready.
@@ -213,16 +221,23 @@ class Phone:
 
 # Seconds: a phone reads 500 MB from its storage in less than ten, hashing them takes as long again; outputs are small.
 _HASHING = 60.0
+# Bytes of what a phone says that are kept, the last: all its properties are 60 kB. Seconds for the pipes to close at its end: a server
+# that adb starts holds none.
+_LONGEST, _DRAINING = 2**20, 5.0
 _LONGEST_FETCH = 300.0
 
 
 def _call(arguments: list[str], phone: str, seconds: float) -> Done:
     """One adb command to its end. Its input is closed: adb would read the terminal's."""
-    command = [program(), *arguments]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([program(), *arguments], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True)
+    assert process.stdout is not None and process.stderr is not None
+    said, words = Tail(process.stdout, _LONGEST), Tail(process.stderr, _LONGEST)
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False)
+        with ended(process):
+            process.wait(seconds)
     except subprocess.TimeoutExpired as error:
         raise TransportError(
             f"{phone} does not answer: nothing after {seconds:.0f} s", "unlock it and see the cable, then try again"
         ) from error
-    return Done(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    return Done(process.returncode, said.words(_DRAINING), words.words(_DRAINING))

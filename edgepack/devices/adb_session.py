@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Annotated
 
 import msgspec
+from msgspec import Meta
 
 from edgepack.arrays import Arrays
 from edgepack.converter.process import ended, kill_tree
@@ -30,20 +31,22 @@ from edgepack.devices.adb_words import PulledError, failed, pulled
 from edgepack.devices.address import Address
 from edgepack.devices.native import runner_for, runner_of, runtime_library
 from edgepack.devices.native_request import Answer, answer_of, input_bytes, output_arrays, paths, request_lines
+from edgepack.devices.probed import Facts, State
 from edgepack.devices.runner_process import Request, Response, RunnerError, respond
 from edgepack.devices.sending import digest
 from edgepack.devices.session import BusyError, Ending, Outcome, Progress, Session
-from edgepack.devices.transport import TransportError
+from edgepack.devices.tail import Tail
+from edgepack.devices.transport import TransportError, on_our_disk
 from edgepack.errors import InputError
 
-# The one place that adb's user may write to and start programs in.
-ROOT = "/data/local/tmp/edgepack"
 # Seconds between looks at the phone during a run; a look starts some ten small programs on cores that the runner leaves free.
 _INTERVAL = 2.0
 # Seconds for the phone to answer at first, and for the runner to clean up.
 _ANSWERING, _CLEANING = 30.0, 20.0
-# Bytes of standard error that a failure can quote.
-_WORDS = 4000
+# Bytes of standard error that a failure can quote; of the runner's answer, whose warm-up may be long; of what the holder says.
+_WORDS, _ANSWER, _LONGEST_LINE = 4000, 2**24, 2**14
+# Seconds for pipes to close once adb has ended.
+_DRAINING = 5.0
 # A file that arrives damaged is sent once more.
 _TRIES = 2
 
@@ -71,18 +74,26 @@ def opened(address: Address, runtime: Runtime, *, wait: float = 0.0, progress: P
     Raises:
         BusyError: somebody is measuring there. TransportError: it cannot be reached. InputError, NativeError: no runtime or runner for it.
     """
-    with closing(Phone.open(address)) as phone, tempfile.TemporaryDirectory() as scratch:
-        facts = phones.facts(phone)
+    with closing(Phone.open(address)) as phone, _scratch() as scratch:
+        facts, abi = phones.facts(phone)
         # Android's own emulator: what it answers counts, its times do not.
-        phone.emulated = bool(facts["virtual"])
-        library = runtime_library(runtime.library, facts["abi"], Path(scratch))
+        phone.emulated = facts.virtual
+        library = runtime_library(runtime.library, abi, scratch)
         kinds = (runner_of(library), runtime.version or f"sha256 {digest(library)[:12]}")
-        phone.asked(f"mkdir -p {ROOT}/cache", "making a folder")
-        runner = installed(phone, runner_for(facts["abi"]), "edgepack-runner", progress)
+        phone.asked(f"mkdir -p {phone.runs}/cache", "making a folder")
+        runner = installed(phone, runner_for(abi), "edgepack-runner", progress)
         there = installed(phone, library, library.name, progress)
         with _held(phone, runner, wait) as held:
-            whole = {**facts, "page_bytes": held.ready.page_bytes or facts["page_bytes"]}
-            yield AdbSession(phone, held, whole, _Programs(runner, there, *kinds), Path(scratch), progress)
+            whole = msgspec.structs.replace(facts, page_bytes=held.ready.page_bytes or facts.page_bytes)
+            yield AdbSession(phone, held, whole, _Programs(runner, there, *kinds), scratch, progress)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with on_our_disk("a folder for temporary files"):
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with folder as path:
+        yield Path(path)
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class _Programs:
 def installed(phone: Phone, local: Path, name: str, progress: Progress) -> str:
     """The path of a file in the phone's cache, where it is whole: its digest there is that of here."""
     wanted = digest(local)
-    path = f"{ROOT}/cache/{wanted[:16]}-{name}"
+    path = f"{phone.runs}/cache/{wanted[:16]}-{name}"
     if phone.digest(path) == wanted:
         return path
     # Another session may be sending the same.
@@ -124,10 +135,21 @@ def _send(phone: Phone, local: Path, remote: str, wanted: str, progress: Progres
     )
 
 
+_Line = Annotated[str, Meta(max_length=300)]
+
+
 class _Ready(msgspec.Struct, frozen=True):
-    folder: str
-    free_bytes: int
-    page_bytes: int = 0
+    folder: Annotated[str, Meta(min_length=2, max_length=4096, pattern="^/")]
+    page_bytes: Annotated[int, Meta(ge=0, le=2**31)] = 0
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """The first line of the runner that holds a phone: one of these."""
+
+    ready: _Ready | None = None
+    busy: _Line = ""
+    refused: _Line = ""
+    why: _Line = ""
 
 
 @dataclass(frozen=True)
@@ -144,7 +166,7 @@ class _Held:
 
 @contextmanager
 def _held(phone: Phone, runner: str, wait: float) -> Iterator[_Held]:
-    process = phone.start(f"exec {shlex.quote(runner)} hold {ROOT} {wait:g}")
+    process = phone.start(f"exec {shlex.quote(runner)} hold {phone.runs} {wait:g}")
     try:
         yield _Held(process, _ready(phone, process, wait))
     finally:
@@ -153,21 +175,22 @@ def _held(phone: Phone, runner: str, wait: float) -> Iterator[_Held]:
 
 def _ready(phone: Phone, process: subprocess.Popen[bytes], wait: float) -> _Ready:
     assert process.stdout is not None and process.stderr is not None
+    words = Tail(process.stderr, _WORDS)
     late = threading.Timer(wait + _ANSWERING, kill_tree, (process,))
     late.daemon = True
     late.start()
-    line = process.stdout.readline()
+    line = process.stdout.readline(_LONGEST_LINE)
     late.cancel()
     try:
-        said = msgspec.json.decode(line)
+        said = msgspec.json.decode(line, type=_Said)
     except msgspec.MsgspecError:
-        process.kill()
-        raise failed(str(phone.address), "holding it", process.stderr.read().decode(errors="replace")) from None
-    if "busy" in said:
-        raise BusyError(f"{phone.address} is busy: {said['busy']}", "try again when it has ended, or give --wait SECONDS")
-    if "refused" in said:
-        raise failed(str(phone.address), f"making a folder in {said['refused']}", str(said.get("why", "")))
-    return msgspec.convert(said["ready"], _Ready)
+        kill_tree(process)
+        raise failed(str(phone.address), "holding it", words.words(_DRAINING) or line.decode(errors="replace")) from None
+    if said.busy:
+        raise BusyError(f"{phone.address} is busy: {said.busy}", "try again when it has ended, or give --wait SECONDS")
+    if said.ready is None:
+        raise failed(str(phone.address), f"making a folder in {said.refused}", said.why)
+    return said.ready
 
 
 def _let_go(process: subprocess.Popen[bytes]) -> None:
@@ -188,9 +211,9 @@ class AdbSession(Session):
     It shares that class's use and none of its parts: no supervisor runs on a phone.
     """
 
-    def __init__(self, phone: Phone, held: _Held, facts: dict[str, Any], programs: _Programs, scratch: Path, progress: Progress) -> None:
+    def __init__(self, phone: Phone, held: _Held, facts: Facts, programs: _Programs, scratch: Path, progress: Progress) -> None:
         self.transport, self.facts = phone, facts
-        self.free_bytes, self.folder = held.ready.free_bytes, held.ready.folder
+        self.folder = held.ready.folder
         self._phone, self._held, self._programs = phone, held, programs
         self._scratch, self._progress = scratch, progress
         self._names: dict[Path, str] = {}
@@ -245,7 +268,8 @@ class AdbSession(Session):
 
     def _written(self, name: str, content: bytes) -> str:
         local, remote = self._scratch / name, self._remote(name)
-        local.write_bytes(content)
+        with on_our_disk("temporary files"):
+            local.write_bytes(content)
         _send(self._phone, local, remote, digest(local), lambda *_: None)
         return remote
 
@@ -301,8 +325,8 @@ class _Heard:
 def _hear(process: subprocess.Popen[bytes], seconds: float, progress: Callable[[int, int], None]) -> _Heard:
     """Both streams to the end; its input stays open meanwhile, because the runner leaves when that ends."""
     assert process.stdout is not None and process.stderr is not None
-    words: list[bytes] = []
-    follower = threading.Thread(target=_follow, args=(process, words, progress), daemon=True)
+    complained = _Complaints(process.stderr, progress)
+    answered = Tail(process.stdout, _ANSWER)
     gone = threading.Event()
 
     def stop() -> None:
@@ -311,27 +335,36 @@ def _hear(process: subprocess.Popen[bytes], seconds: float, progress: Callable[[
 
     late = threading.Timer(seconds, stop)
     late.daemon = True
-    follower.start()
     late.start()
     try:
-        lines = process.stdout.read().strip().splitlines()
         code = process.wait()
     finally:
         late.cancel()
-    follower.join(5)
-    said = (lines[-1] if lines else b"").decode(errors="replace")
-    return _Heard(said, b"".join(words)[-_WORDS:].decode(errors="replace"), SIGNALLED - code if code > SIGNALLED else code, gone.is_set())
+    lines = answered.words(_DRAINING).strip().splitlines()
+    return _Heard(lines[-1] if lines else "", complained.words(), SIGNALLED - code if code > SIGNALLED else code, gone.is_set())
 
 
-def _follow(process: subprocess.Popen[bytes], words: list[bytes], progress: Callable[[int, int], None]) -> None:
-    """Progress goes on as it comes; other words are kept."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        told = _progress_of(line)
-        if told is None:
-            words.append(line)
-        else:
-            progress(*told)
+class _Complaints:
+    """Reads standard error beside a run: progress goes on as it comes, of other words the end is kept."""
+
+    def __init__(self, stream: IO[bytes], progress: Callable[[int, int], None]) -> None:
+        self._stream, self._progress, self._kept = stream, progress, b""
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        with self._stream:
+            while line := self._stream.readline(_WORDS):
+                told = _progress_of(line)
+                if told is None:
+                    self._kept = (self._kept + line)[-_WORDS:]
+                else:
+                    self._progress(*told)
+
+    def words(self) -> str:
+        """What is kept, once the stream has ended."""
+        self._thread.join(_DRAINING)
+        return self._kept.decode(errors="replace")
 
 
 def _progress_of(line: bytes) -> tuple[int, int] | None:
@@ -346,7 +379,7 @@ class _Watch:
     """Looks at the phone during a run; a look that fails is none, and the run's own failure tells why."""
 
     def __init__(self, phone: Phone, runner: str) -> None:
-        self.states: list[dict[str, Any]] = []
+        self.states: list[State] = []
         self._phone, self._runner = phone, runner
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgepack.converter.process import ended, ending
+from edgepack.devices.tail import Tail
 from edgepack.devices.transport import Transport, TransportError
 from edgepack.errors import DeviceError, is_out_of_space
 
@@ -18,6 +20,10 @@ T = TypeVar("T")
 
 # Characters of a device's last words that a failure quotes.
 _QUOTE = 200
+# Bytes of an answer, and of complaints, of which the last are kept: the facts of a device with a hundred sites are 50 kB.
+_LONGEST = 2**20
+# Seconds for its pipes to close once a program has ended.
+_DRAINING = 5.0
 # Seconds that a small question may take: an emulated Pi starts Python in two, one whose card swaps needs more.
 SECONDS = 60.0
 
@@ -54,15 +60,26 @@ def ask(transport: Transport, name: str, asked: dict[str, Any], kind: type[T], s
     process = transport.python(program(name))
     with ended(process):
         try:
-            said, complained = process.communicate(question(asked), seconds)
+            said, words = _heard(process, question(asked), seconds)
         except subprocess.TimeoutExpired as error:
             raise TransportError(
                 f"{transport.address} does not answer: nothing after {seconds:g} s", "see what keeps it busy, or restart it, and try again"
             ) from error
-    words = complained.decode(errors="replace")
     if process.returncode:
         raise transport.explain(process.returncode, words) or _failed(transport, process.returncode, words)
     return _answer(transport, said, kind)
+
+
+def _heard(process: subprocess.Popen[bytes], asked: bytes, seconds: float) -> tuple[bytes, str]:
+    """The end of what it answers and of its complaints."""
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    said, complained = Tail(process.stdout, _LONGEST), Tail(process.stderr, _LONGEST)
+    # One that died at once is told by its exit code and its words.
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(asked)
+        process.stdin.close()
+    process.wait(seconds)
+    return said.content(_DRAINING), complained.words(_DRAINING)
 
 
 def _answer(transport: Transport, said: bytes, kind: type[T]) -> T:
@@ -70,7 +87,7 @@ def _answer(transport: Transport, said: bytes, kind: type[T]) -> T:
     lines = said.strip().splitlines()
     try:
         return msgspec.json.decode(lines[-1] if lines else b"", type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         words = (lines[-1] if lines else b"nothing").decode(errors="replace")[:_QUOTE]
         raise AnswerError(f"{transport.address} answers what is no answer: {words}", "see what its login shell prints or starts") from error
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgepack.converter.process import kill_tree
 from edgepack.devices.address import Address
-from edgepack.devices.transport import TransportError
+from edgepack.devices.transport import RUNS, TransportError
 from edgepack.devices.userland import Board, Progress, build
 
 _CHUNK = 1 << 20
@@ -35,6 +35,7 @@ class EmulatedPi:
     """The transport to an emulated board. Its files are this machine's: paths below its root are the same on both sides."""
 
     emulated = True
+    runs = RUNS
 
     def __init__(self, board: Board) -> None:
         self.address = Address("qemu", board.profile.name)

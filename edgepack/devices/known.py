@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import tempfile
@@ -42,15 +43,20 @@ def known() -> list[Known]:
 
 
 def remember(device: Known) -> None:
-    """Add or replace a device. Addresses are the user's own business: nobody else may read the file."""
-    kept = [each for each in known() if each.address != device.address]
+    """Add or replace a device, where the file can be written: a convenience ends nothing."""
+    with contextlib.suppress(OSError):
+        _write([*(each for each in known() if each.address != device.address), device])
+
+
+def _write(devices: list[Known]) -> None:
+    """Addresses are the user's own business: nobody else may read the file."""
     path = place()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # mkstemp gives mode 600.
     handle, new = tempfile.mkstemp(prefix="devices-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode([*kept, device]), indent=1))
+            file.write(msgspec.json.format(msgspec.json.encode(devices), indent=1))
         Path(new).replace(path)
     except BaseException:
         Path(new).unlink(missing_ok=True)

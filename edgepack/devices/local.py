@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,15 +20,25 @@ class Local:
     emulated = False
 
     @property
+    def runs(self) -> str:
+        """Among temporary files: whoever builds needs no home that can be written."""
+        return tempfile.gettempdir()
+
+    @property
     def site(self) -> Sequence[str]:
         """The folders of this Python's packages; an editable install reaches some through its start-up alone."""
         return [folder for folder in sys.path if folder and Path(folder).is_dir()]
 
     def python(self, code: str) -> subprocess.Popen[bytes]:
-        """Start this Python in the user's home, isolated from files that lie there."""
+        """Start this Python in the folder of temporary files, isolated from those that lie there."""
         pipe = subprocess.PIPE
         command = [sys.executable, "-P", "-c", code]
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, cwd=Path.home())
+        try:
+            return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, cwd=tempfile.gettempdir())
+        except OSError as error:
+            raise TransportError(
+                f"a Python cannot be started here ({error.strerror})", "see whether processes or memory ran out, and that $TMPDIR is there"
+            ) from error
 
     def send(self, local: Path, remote: str, progress: Callable[[int, int], None] = lambda *_: None) -> None:
         """Copy a file."""

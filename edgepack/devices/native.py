@@ -29,7 +29,7 @@ _MACHINES = {"arm64-v8a": ("aarch64", 183), "x86_64": ("x86_64", 62)}
 # The oldest Android that edgepack's target names.
 _API = 26
 # For 16 KB pages: Android 15 phones that have them load nothing that is aligned to less.
-LINKING = ("-pie", "-pthread", "-Wl,-z,max-page-size=16384", "-ldl")
+LINKING = ("-pie", "-pthread", "-Wl,-z,max-page-size=16384", "-ldl", "-lm")
 _COMPILING = 120.0
 # What the runtimes' libraries are called, the preferred first, in an AAR under jni/ABI and in a wheel.
 _LIBRARIES = ("libLiteRt.so", "libtensorflowlite_c.so", "libtensorflowlite_jni.so", "libonnxruntime.so")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from edgepack.arrays import Arrays
 from edgepack.devices.runner_process import Request, RunnerError
@@ -20,23 +21,26 @@ _NUMBERS = ("schema", "threads", "warm_up", "pairs", "inner", "warm_up_seconds",
 _BROKEN = "try again; if it happens again, report it: the runner is not this edgepack's"
 
 
+_Count = Annotated[int, Meta(ge=0, le=2**62)]
+
+
 class _Array(msgspec.Struct, frozen=True):
     """Where one array of the outputs lies: ``stride`` bytes from sample to sample, each of ``shape``."""
 
-    name: str
+    name: Annotated[str, Meta(max_length=1000)]
     dtype: str
-    offset: int
-    stride: int
-    shape: list[int]
+    offset: _Count
+    stride: _Count
+    shape: Annotated[list[_Count], Meta(max_length=8)]
 
 
 class Answer(msgspec.Struct, frozen=True):
     """What the C runner says beside the contract's response."""
 
-    count: int = 0
+    count: _Count = 0
     arrays: list[_Array] = []
-    peak_bytes: int = 0
-    cpu_seconds: float = 0.0
+    peak_bytes: _Count = 0
+    cpu_seconds: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
 
 
 def request_lines(request: Request, runtime: str, feed: Arrays) -> bytes:
@@ -89,7 +93,7 @@ def answer_of(said: str) -> Answer:
     """What is told beside the response; RunnerError when it is none."""
     try:
         return msgspec.json.decode(said.strip().splitlines()[-1], type=Answer)
-    except (msgspec.MsgspecError, IndexError) as error:
+    except (msgspec.MsgspecError, IndexError, RecursionError) as error:
         raise RunnerError(f"the runner's answer cannot be read ({error})", _BROKEN) from error
 
 
@@ -104,7 +108,7 @@ def _array(described: _Array, count: int, content: bytes) -> np.ndarray[Any, Any
     dtype = np.dtype(described.dtype).newbyteorder("<")
     size = dtype.itemsize * math.prod(described.shape)
     last = described.offset + described.stride * (count - 1) + size
-    if count < 1 or min(described.offset, *described.shape, 0) < 0 or described.stride < size or last > len(content):
+    if count < 1 or described.stride < size or last > len(content):
         raise RunnerError(f"output '{described.name}' is not in the {len(content)} bytes that came", _BROKEN)
     strides = (described.stride, *_strides(described.shape, dtype.itemsize))
     found = np.ndarray((count, *described.shape), dtype, content, described.offset, strides)

@@ -8,9 +8,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from edgepack.devices.adb import Phone
+from edgepack.devices.probed import Facts, State
+from edgepack.devices.transport import TransportError
+
+_Kind = TypeVar("_Kind")
 
 _CPU = "/sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 _FACTS = {
@@ -59,21 +65,38 @@ def sections(said: str) -> dict[str, str]:
     return {name: "\n".join(lines) for name, lines in found.items()}
 
 
-def facts(phone: Phone) -> dict[str, Any]:
-    """What does not change during a run."""
-    return facts_of(sections(phone.asked(line(_FACTS), "asking what it is")))
+def facts(phone: Phone) -> tuple[Facts, str]:
+    """What does not change during a run, and the ABI of its programs ("arm64-v8a").
+
+    Raises:
+        TransportError: it cannot be asked, or answers what is no answer.
+    """
+    said = sections(phone.asked(line(_FACTS), "asking what it is"))
+    return _checked(facts_of(said), Facts, phone), _properties(said).get("ro.product.cpu.abi", "")
 
 
-def state(phone: Phone, runner: str) -> dict[str, Any]:
+def state(phone: Phone, runner: str) -> State:
     """What does. ``runner`` is the path of the C runner there: it reads the clocks."""
     commands = {"clocks": f"{shlex.quote(runner)} clocks", **_STATE}
-    return state_of(sections(phone.asked(line(commands), "asking how it does")))
+    return _checked(state_of(sections(phone.asked(line(commands), "asking how it does"))), State, phone)
+
+
+def _checked(found: dict[str, Any], kind: type[_Kind], phone: Phone) -> _Kind:
+    """What a phone says is a stranger's word until it was converted."""
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        raise TransportError(f"{phone.address} says of itself what cannot be ({error})", "restart it, and try again") from error
+
+
+def _properties(said: dict[str, str]) -> dict[str, str]:
+    return {match["name"]: match["value"] for match in _PROPERTY.finditer(said.get("properties", ""))}
 
 
 def facts_of(said: dict[str, str]) -> dict[str, Any]:
     """Facts as ``edgepack.runner.probes.facts`` has them, from the answers to ``_FACTS``."""
-    properties = {match["name"]: match["value"] for match in _PROPERTY.finditer(said.get("properties", ""))}
-    cores = len(re.findall(r"^processor\s*:", said.get("cpuinfo", ""), re.MULTILINE)) or None
+    properties = _properties(said)
+    cores = len(re.findall(r"^processor\s*:", said.get("cpuinfo", ""), re.MULTILINE)) or 1
     emulated = any(properties.get(name) == "1" for name in _NOT_REAL)
     return {
         "board": _board(properties),
@@ -81,7 +104,6 @@ def facts_of(said: dict[str, str]) -> dict[str, Any]:
         "features": sorted(set(_field(said.get("cpuinfo", ""), "Features").split())),
         "virtual": emulated,
         "machine": said.get("machine", "").strip(),
-        "abi": properties.get("ro.product.cpu.abi", ""),
         "cores": cores,
         "usable_cores": _number(said.get("usable", "")) or cores,
         "core_quota": None,
@@ -89,6 +111,9 @@ def facts_of(said: dict[str, str]) -> dict[str, Any]:
         "page_bytes": _number(said.get("page", "")),
         "kernel": f"Linux {said.get('kernel', '').strip()}",
         "system": _system(properties),
+        "python": "",
+        "pointer_bits": 64 if "64" in properties.get("ro.product.cpu.abi", "") else 32,
+        "libc": "bionic",
     }
 
 
@@ -114,6 +139,7 @@ def state_of(said: dict[str, str]) -> dict[str, Any]:
         "swap_free_kib": _kibibytes(meminfo, "SwapFree"),
         "memory_available_kib": _kibibytes(meminfo, "MemAvailable"),
         "load": _load(said.get("load", "")),
+        "stolen_ticks": None,
     }
 
 

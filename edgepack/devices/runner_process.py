@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -49,16 +49,20 @@ class _Progress(msgspec.Struct, frozen=True):
     progress: tuple[int, int]
 
 
+# Longer than any version; it is written into packs.
+_Name = Annotated[str, msgspec.Meta(max_length=200)]
+
+
 class Response(msgspec.Struct, frozen=True):
     """What a runner answers; fields of other actions are absent."""
 
     schema: int
     ok: bool
-    runtime: str
-    version: str
-    truth: str
-    machine: str = ""
-    python: str = ""
+    runtime: _Name
+    version: _Name
+    truth: _Name
+    machine: _Name = ""
+    python: _Name = ""
     error: str = ""
     count: int = 0
     threads: int = 1
@@ -68,7 +72,8 @@ class Response(msgspec.Struct, frozen=True):
     timer_resolution_ns: float = 0.0
     tick_ns: float = 0.0
     inner: dict[str, int] = {}
-    settled_after: dict[str, int | None] = {}
+    began_s: float | None = None
+    ended_s: float | None = None
 
 
 def run_local(
@@ -153,7 +158,7 @@ def respond(said: str, complained: str, code: int, runner: str) -> Response:
     lines = said.strip().splitlines()
     try:
         response = msgspec.json.decode(lines[-1] if lines else "", type=Response)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         words = (complained.strip().splitlines() or ["it said nothing"])[-1][:_QUOTE]
         raise RunnerError(
             f"the {runner} runner crashed ({ending(code)}): {words}", _hint(words, "the artifact aborts its runtime; report it")

@@ -13,22 +13,23 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import file_digest
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from edgepack.arrays import Arrays, load_arrays, save_arrays
 from edgepack.converter.step import Limits
+from edgepack.devices.probed import Facts, States
 from edgepack.devices.runner_process import Request, Response, RunnerError, respond
-from edgepack.devices.transport import Transport, TransportError
+from edgepack.devices.sending import Sent, verified_send
+from edgepack.devices.tail import Tail
+from edgepack.devices.transport import Transport, TransportError, on_our_disk
 from edgepack.errors import DeviceError
 from edgepack.runner.bundle import bundle
 
-# Where run folders live on a device; the supervisor expands it there.
-RUNS = "~/.cache/edgepack/runs"
 # Reads the modules it is sent, byte by byte up to their length so that nothing of what follows is swallowed, and serves.
 _BOOT = """
 import json, os, sys, types
@@ -57,9 +58,17 @@ _SENT = ("edgepack.runner.probes", "edgepack.runner.supervisor")
 _GRACE_SECONDS = 30.0
 # Bytes of standard error that a failure can quote.
 _WORDS = 4000
+# Bytes of one message: a day of looks at the device, one a second, takes 40 MB, and a runner's answer at most 16.
+_LONGEST = 2**26
+# A network that is lost tells neither side. Here ssh notices within 15 s; there nothing does, so that this side says every so many
+# seconds that it is there, and the supervisor leaves after the longer time without a word: a slow network swallows no five of them.
+_BEAT, _SILENCE = 10.0, 60.0
+# What the session's progress is called while somebody else is measuring.
+WAITING = "waiting for another bench"
 
 
 _Part = TypeVar("_Part")
+_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class BusyError(DeviceError):
@@ -67,9 +76,8 @@ class BusyError(DeviceError):
 
 
 class _Ready(msgspec.Struct, frozen=True):
-    folder: str
-    facts: dict[str, Any]
-    free_bytes: int
+    folder: Annotated[str, Meta(min_length=2, max_length=4096, pattern="^/")]
+    facts: Facts
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -78,16 +86,16 @@ class Ending(msgspec.Struct, frozen=True):
     Attributes:
         code: its exit code, negative for a signal. reason: "ended" or "hung". said: its last line; words: the end of its standard error.
         peak_bytes: the most memory it held, its interpreter and runtime included. cpu_seconds: of all its threads.
-        states: what the device was like before, about every second, and after (``edgepack.runner.probes.state``).
+        states: what the device was like before, about every second, and after; two at least.
     """
 
-    code: int
+    code: Annotated[int, Meta(ge=-64, le=255)]
     reason: str
     said: str
     words: str
-    peak_bytes: int
-    cpu_seconds: float
-    states: list[dict[str, Any]]
+    peak_bytes: _Count
+    cpu_seconds: Annotated[float, Meta(ge=0, le=1e12)]
+    states: States
 
 
 @dataclass(frozen=True)
@@ -104,27 +112,44 @@ Progress = Callable[[str, int, int], None]
 
 @contextmanager
 def opened(
-    transport: Transport, *, exclusive: bool, wait: float = 0.0, seconds: float = 60.0, progress: Progress = lambda *_: None
+    transport: Transport,
+    *,
+    exclusive: bool,
+    wait: float = 0.0,
+    seconds: float = 60.0,
+    progress: Progress = lambda *_: None,
+    otherwise: str = "try again when it has ended, or give --wait SECONDS",
 ) -> Iterator[Session]:
     """A session on a device.
 
     Args:
         exclusive: nobody else may measure there meanwhile.
-        wait: seconds to wait for somebody who does.
+        wait: seconds to wait for somebody who does; ``progress`` hears of it.
         seconds: that the device may take to answer at first.
+        otherwise: what to do when somebody still is.
 
     Raises:
         BusyError: somebody is measuring there. TransportError: it cannot be reached, or the connection broke.
+        OurDiskError: temporary files cannot be written here.
     """
-    process = transport.python(_BOOT)
-    talk = _Talk(process, transport)
-    with tempfile.TemporaryDirectory() as scratch:
+    with _scratch() as scratch:
+        talk = _Talk(transport.python(_BOOT), transport)
         try:
             talk.send_raw(_modules())
-            talk.say({"folder": RUNS, "exclusive": exclusive, "wait": wait})
-            yield Session(transport, talk, _ready(talk, seconds + wait), Path(scratch), progress)
+            talk.say({"folder": transport.runs, "exclusive": exclusive, "wait": wait, "silence": _SILENCE})
+            talk.keep_alive()
+            ready = _ready(talk, seconds + wait, otherwise, lambda done, total: progress(WAITING, done, total))
+            yield Session(transport, talk, ready, scratch, progress)
         finally:
             talk.end()
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with on_our_disk("a folder for temporary files"):
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with folder as path:
+        yield Path(path)
 
 
 def _modules() -> bytes:
@@ -136,22 +161,25 @@ def _modules() -> bytes:
     return b"%d\n%s" % (len(content), content)
 
 
-def _ready(talk: _Talk, seconds: float) -> _Ready:
-    answer = talk.hear(("ready", "busy", "refused"), seconds)
+def _ready(talk: _Talk, seconds: float, otherwise: str, waiting: Callable[[int, int], None]) -> _Ready:
+    answer = talk.hear(("ready", "busy", "refused"), seconds, waiting)
     if "refused" in answer:
-        raise TransportError(
-            f"nothing can be run on {talk.name} ({answer['refused']})", "see that its disk has room and its home can be written"
-        )
+        why = talk.checked(answer["refused"], str)[:_QUOTE]
+        raise TransportError(f"nothing can be run on {talk.name} ({why})", "see that its disk has room and that this can be written")
     if "busy" in answer:
-        raise BusyError(f"{talk.name} is busy: {answer['busy']}", "try again when it has ended, or give --wait SECONDS")
+        raise BusyError(f"{talk.name} is busy: {talk.checked(answer['busy'], str)[:_QUOTE]}", otherwise)
     return talk.checked(answer["ready"], _Ready)
 
 
+# Characters of a device's words that a failure quotes.
+_QUOTE = 200
+
+
 class Session:
-    """An open session; ``facts`` and ``free_bytes`` are the device's, ``folder`` is the run folder there."""
+    """An open session; ``facts`` are the device's, ``folder`` is the run folder there."""
 
     def __init__(self, transport: Transport, talk: _Talk, ready: _Ready, scratch: Path, progress: Progress) -> None:
-        self.transport, self.facts, self.free_bytes, self.folder = transport, ready.facts, ready.free_bytes, ready.folder
+        self.transport, self.facts, self.folder = transport, ready.facts, ready.folder
         self._talk, self._scratch, self._progress = talk, scratch, progress
         self._there: dict[Path, str] = {}
 
@@ -166,10 +194,12 @@ class Session:
         Raises:
             RunnerError: the runner failed. TransportError: the connection did.
         """
-        names = {label: self._send(path) for label, path in artifacts.items()}
-        program = self._send(bundle(runner, self._scratch / f"{runner}.pyz"))
         inputs = self._scratch / f"inputs-{len(self._there)}.npz"
-        save_arrays(inputs, feed)
+        with on_our_disk("temporary files"):
+            bundled = bundle(runner, self._scratch / f"{runner}.pyz")
+            save_arrays(inputs, feed)
+        names = {label: self._send(path) for label, path in artifacts.items()}
+        program = self._send(bundled)
         asked = msgspec.structs.replace(request, artifacts=names, inputs=self._send(inputs), outputs="outputs.npz")
         ending = self._start(program, asked, limits, runner)
         response = respond(ending.said, ending.words, ending.code, runner)
@@ -197,51 +227,53 @@ class Session:
         return ending
 
     def _send(self, path: Path) -> str:
-        """A file's name in the run folder, where it is whole: its digest there is that of here."""
+        """A file's name in the run folder, where it is whole; sent once a session."""
         if path not in self._there:
             name = f"{len(self._there)}-{path.name}"
-            for _ in range(_TRIES):
-                self.transport.send(path, f"{self.folder}/{name}", lambda done, total: self._progress(f"sending {path.name}", done, total))
-                if self._arrived(path, name):
-                    break
-            else:
-                raise TransportError(
-                    f"{path.name} does not arrive whole on {self._talk.name}", "check its disk and the network, then try again"
-                )
+            told = lambda done, total: self._progress(f"sending {path.name}", done, total)  # noqa: E731
+            verified_send(self.transport, [Sent(path, f"{self.folder}/{name}")], told, self._digests)
             self._there[path] = name
         return self._there[path]
 
-    def _arrived(self, path: Path, name: str) -> bool:
-        self._talk.say({"digests": [name]})
-        found = self._talk.hear(("digests",), _GRACE_SECONDS)["digests"]
-        with path.open("rb") as file:
-            return bool(found.get(name) == file_digest(file, "sha256").hexdigest())
+    def _digests(self, remotes: Sequence[str]) -> list[str]:
+        """What ``edgepack.devices.sending`` asks, answered by the supervisor, which is there already."""
+        self._talk.say({"digests": list(remotes)})
+        return self._talk.checked(self._talk.hear(("digests",), _HASHING)["digests"], list[str])
 
 
-# A file that arrives damaged is sent once more, whole: the transport overwrites what is as long as it should be.
-_TRIES = 2
+# Seconds for hashing one file on the device.
+_HASHING = 300.0
 
 
 class _Talk:
-    """Lines of JSON to and from a supervisor; every way it can fall silent becomes one error."""
+    """Lines of JSON to and from a supervisor; every way it can fall silent or talk nonsense becomes one error."""
 
     def __init__(self, process: subprocess.Popen[bytes], transport: Transport) -> None:
+        assert process.stderr is not None
         self._process, self._transport, self.name = process, transport, str(transport.address)
-        self._complained: list[bytes] = []
-        self._follower = threading.Thread(target=self._follow, daemon=True)
-        self._follower.start()
+        self._complained = Tail(process.stderr, _WORDS)
+        self._turn, self._over = threading.Lock(), threading.Event()
 
-    def _follow(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._complained = [*self._complained, line[:_WORDS]][-20:]
+    def keep_alive(self) -> None:
+        """From now on the other side hears now and then that this one is there; nothing else is to be sent raw."""
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _beat(self) -> None:
+        # What cannot be sent is told to whoever sends or hears next.
+        with suppress(OSError, ValueError):
+            while not self._over.wait(_BEAT):
+                self._write(b"\n")
+
+    def _write(self, content: bytes) -> None:
+        assert self._process.stdin is not None
+        with self._turn:
+            self._process.stdin.write(content)
+            self._process.stdin.flush()
 
     def send_raw(self, content: bytes) -> None:
         """Bytes as they are."""
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(content)
-            self._process.stdin.flush()
+            self._write(content)
         except OSError as error:
             raise self._silence() from error
 
@@ -249,21 +281,21 @@ class _Talk:
         """One message."""
         self.send_raw(json.dumps(message).encode() + b"\n")
 
-    def hear(self, wanted: Sequence[str], seconds: float, progress: Callable[[int, int], None] = lambda *_: None) -> dict[str, Any]:
+    def hear(self, wanted: Sequence[str], seconds: float, progress: Callable[[int, int], None] = lambda *_: None) -> _Message:
         """The next message that has one of these keys; progress is passed on.
 
         Raises:
-            TransportError: the connection ended, or nothing came in that time.
+            TransportError: the connection ended, nothing came in that time, or what came has no end.
         """
-        assert self._process.stdout is not None
-        late = threading.Timer(seconds, self._process.kill)
+        # The longest that a timer takes is 292 years.
+        late = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._process.kill)
         late.daemon = True
         late.start()
         try:
-            for line in self._process.stdout:
-                message = self._message(line)
+            while line := self._line():
+                message = _message(line)
                 if "progress" in message:
-                    progress(*message["progress"])
+                    _pass_on(message["progress"], progress)
                 elif not message.keys().isdisjoint(wanted):
                     return message
         finally:
@@ -273,37 +305,37 @@ class _Talk:
             raise TransportError(f"{self.name} fell silent for {seconds:g} s", "see whether it is up and reachable, then try again")
         raise self._silence()
 
-    def _message(self, line: bytes) -> dict[str, Any]:
-        """A line as a message; {} for what a login script prints."""
-        try:
-            message = json.loads(line)
-        except ValueError:
-            return {}
-        return message if isinstance(message, dict) else {}
+    def _line(self) -> bytes:
+        """The next one, b"" at the end."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline(_LONGEST)
+        if len(line) == _LONGEST and not line.endswith(b"\n"):
+            raise TransportError(f"{self.name} answers without an end", "see what its login scripts print")
+        return line
 
-    def checked(self, content: Any, kind: type[_Part]) -> _Part:
+    def checked(self, content: msgspec.Raw, kind: type[_Part]) -> _Part:
         """A part of a message as the type it must be."""
         try:
-            return msgspec.convert(content, kind)
-        except msgspec.ValidationError as error:
+            return msgspec.json.decode(content, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise TransportError(f"{self.name} answers what is no answer ({error})", "see what its login scripts print") from error
 
     def _silence(self) -> DeviceError:
         """Why nothing more comes."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
-        self._follower.join(2)
-        words = b"".join(self._complained).decode(errors="replace")
+        words = self._complained.words(2)
         code = self._process.poll()
         explained = self._transport.explain(code if code is not None else -1, words)
         if explained is not None:
             return explained
-        last = (words.strip().splitlines() or ["it said nothing"])[-1][:200]
+        last = (words.strip().splitlines() or ["it said nothing"])[-1][:_QUOTE]
         return TransportError(f"{self.name} ended the run ({last})", "see whether its Python works: edgepack device setup")
 
     def end(self) -> None:
         """Close the input, which tells the supervisor to clean up, and wait for it; a connection that does not end is cut."""
-        assert self._process.stdin is not None and self._process.stdout is not None and self._process.stderr is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._over.set()
         with suppress(OSError):
             self._process.stdin.close()
         try:
@@ -311,8 +343,25 @@ class _Talk:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._follower.join(2)
+        self._complained.words(2)
         self._process.stdout.close()
+
+
+_Message = dict[str, msgspec.Raw]
+
+
+def _message(line: bytes) -> _Message:
+    """A line as a message; {} for what a login script prints."""
+    try:
+        return msgspec.json.decode(line, type=_Message)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def _pass_on(content: msgspec.Raw, progress: Callable[[int, int], None]) -> None:
+    """Progress that is none is a library's words, as edgepack.devices.runner_process has it too."""
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        progress(*msgspec.json.decode(content, type=tuple[_Count, _Count]))
 
 
 # A supervisor removes one folder when its input closes.

@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from edgepack.devices.ask import SECONDS, AnswerError, ask
 from edgepack.devices.known import Known, now, remember
 from edgepack.devices.sending import Sent, missing, verified_send
+from edgepack.devices.session import opened
 from edgepack.devices.transport import Transport
 from edgepack.devices.wheels import (
     MODULES,
@@ -63,15 +66,18 @@ class Site(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What a device says of itself. ``free`` bytes are left where sites go, ``base``; ``sites`` has the newest first."""
+    """What a device says of itself. ``free`` bytes are left where sites go, ``base``; ``sites`` has the newest first.
 
-    python: str
+    ``python`` and ``glibc`` become parts of file names here, and must be versions.
+    """
+
+    python: Annotated[str, Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}[0-9A-Za-z.+~-]{0,40}$")]
     bits: int
     machine: str
-    glibc: str
+    glibc: Annotated[str, Meta(pattern=r"^([0-9]{1,3}(\.[0-9]{1,6}){1,3})?$")]
     home: str
     base: str
-    free: int
+    free: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     model: str
     executable: str
     sites: list[Site]
@@ -103,18 +109,20 @@ def facts(transport: Transport, seconds: float = SECONDS) -> Facts:
 
 
 def setup(transport: Transport, progress: Progress = lambda *_: None) -> Installed:
-    """Make a device ready and check that it is, by importing the runtimes there.
+    """Make a device ready and check that it is, by importing the runtimes there; nobody measures on it meanwhile.
 
     Args:
         progress: told (what, done, total) as it goes on.
 
     Raises:
         UnfitError: its Python; RoomError: its disk; DownloadError: a wheel; TransportError: the connection; AnswerError: an import.
+        BusyError: somebody measures there, or sets it up.
     """
     there = facts(transport)
     refuse_unfit(str(transport.address), there.interpreter)
-    site, versions, sent = _held(transport, there, progress) or _new(transport, there, progress)
-    ask(transport, "clean", {"base": there.base, "keep": site, "wheels": _incoming(there)}, dict)
+    with opened(transport, exclusive=True, otherwise="set it up when that has ended"):
+        site, versions, sent = _held(transport, there, progress) or _new(transport, there, progress)
+        ask(transport, "clean", {"base": there.base, "keep": site, "wheels": _incoming(there)}, dict)
     installed = _installed(there, site, versions, sent)
     record(transport, installed)
     return installed
@@ -143,11 +151,14 @@ def installed(transport: Transport) -> Installed:
         MissingError: nothing, or runtimes older than this environment's: an artifact of today may not load there.
     """
     there = facts(transport)
-    for site in there.sites:
-        if site.record.tag == there.interpreter.tag:
-            _refuse_old(transport, site.record.versions)
-            return _installed(there, site.folder, site.record.versions, 0)
-    raise MissingError(f"{transport.address} has no runtimes for edgepack", _hint(transport))
+    sites = [site for site in there.sites if site.record.tag == there.interpreter.tag]
+    if not sites:
+        raise MissingError(f"{transport.address} has no runtimes for edgepack", _hint(transport))
+    # Another host's edgepack may have set it up later, for other versions.
+    versions = wanted()
+    site = next((site for site in sites if site.record.versions == versions), sites[0])
+    _refuse_old(transport, site.record.versions)
+    return _installed(there, site.folder, site.record.versions, 0)
 
 
 def site_of(transport: Transport) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import re
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -28,7 +29,8 @@ from edgepack.devices.address import Address
 from edgepack.devices.ask import ask, program, question
 from edgepack.devices.sending import Files
 from edgepack.devices.ssh_words import SSH_FAILED, CutError, explained, lost, typed
-from edgepack.devices.transport import TransportError
+from edgepack.devices.tail import Tail
+from edgepack.devices.transport import RUNS, TransportError, on_our_disk
 from edgepack.errors import InputError
 
 # Names a file that ssh and sftp read instead of ~/.ssh/config.
@@ -49,6 +51,12 @@ _CLOSING = 5.0
 _WATCHED = 2**22
 # Asking how much of a file is there costs a process too; a shorter file is sent whole.
 _RESUMED = 2**20
+# Seconds between looks at a copy that goes on, and bytes a second below which it stands still: the slowest mobile network has ten times.
+_LOOK, _SLOWEST = 60.0, 1000
+# Bytes that sftp and the device can complain in.
+_COMPLAINTS = 2**16
+# Bytes of the largest file that comes back: sixteen golden samples of a mask of 21 classes at 1024 x 1024 have 1.4 GB.
+_LARGEST = 2**31
 # Bytes that one argument of a process may have on Linux (MAX_ARG_STRLEN), less what stands around the program.
 _LONGEST = 2**17 - 2**10
 
@@ -61,6 +69,7 @@ class Ssh:
     """An open way to a device behind ssh (``edgepack.devices.transport.Transport``); ``Ssh.open`` makes one."""
 
     emulated = False
+    runs = RUNS
 
     @classmethod
     def open(cls, address: Address, timeout: float = TIMEOUT) -> Ssh:
@@ -100,7 +109,7 @@ class Ssh:
         shared = ["-o", "ControlMaster=auto", "-o", f"ControlPersist={_PERSIST}"]
         command = ["ssh", *shared, *self._options, "--", self.address.host, "exit 0"]
         # A file and no pipe: the shared connection would hold the pipe open.
-        with tempfile.TemporaryFile() as complaints:
+        with on_our_disk("a temporary file"), tempfile.TemporaryFile() as complaints:
             process = _started(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=complaints)
             self._wait(process)
             complaints.seek(0)
@@ -139,22 +148,32 @@ class Ssh:
 
     def _put(self, local: Path, remote: str, total: int, progress: Callable[[int, int], None]) -> None:
         held = self._size(remote) if total >= _RESUMED else 0
-        verb = "reput" if 0 < held < total else "put"
+        verb, begun = ("reput", held) if 0 < held < total else ("put", 0)
         with self._watched(remote, total, progress):
-            code, words = self._sftp(f"{verb} {quoted(str(local))} {quoted(remote)}")
+            code, words = self._sftp(f"{verb} {quoted(str(local))} {quoted(remote)}", begun, lambda: self._size(remote))
         if code:
             raise self._refused(code, words, remote, total)
 
     def fetch(self, remote: str, local: Path) -> None:
-        """Copy one file here; ``local`` is there only when it is whole."""
+        """Copy one file here; ``local`` is there only when it is whole.
+
+        Raises:
+            TransportError: the connection fails for good, or the file is larger than what a runner writes.
+        """
         part = local.with_name(f"{local.name}.part")
-        part.unlink(missing_ok=True)
-        self._persist(lambda: self._get(remote, part), lambda: part.stat().st_size if part.exists() else 0)
-        part.replace(local)
+        with on_our_disk(local.name):
+            part.unlink(missing_ok=True)
+            self._persist(lambda: self._get(remote, part), lambda: _held(part))
+            part.replace(local)
 
     def _get(self, remote: str, part: Path) -> None:
         verb = "reget" if part.exists() else "get"
-        code, words = self._sftp(f"{verb} {quoted(remote)} {quoted(str(part))}")
+        code, words = self._sftp(f"{verb} {quoted(remote)} {quoted(str(part))}", _held(part), lambda: _held(part))
+        if _held(part) >= _LARGEST:
+            part.unlink()
+            raise TransportError(
+                f"{Path(remote).name} of {self.address.host} has more than {_megabytes(_LARGEST)}", "use a smaller model, or fewer samples"
+            )
         if code:
             raise self._refused(code, words, remote, 0)
 
@@ -183,17 +202,41 @@ class Ssh:
         self._finish()
 
     def _size(self, remote: str) -> int:
-        return ask(self, "files", {"paths": [remote]}, Files).sizes[0]
+        return next(iter(ask(self, "files", {"paths": [remote]}, Files).sizes), -1)
 
-    def _sftp(self, line: str) -> tuple[int, str]:
-        """Run one line of sftp: its exit code and complaints. (Its -q would hide those of ssh.)"""
+    def _sftp(self, line: str, begun: int, held: Callable[[], int]) -> tuple[int, str]:
+        """Run one line of sftp: its exit code and complaints. (Its -q would hide those of ssh.)
+
+        Args:
+            begun: how many bytes are there already; held: how many now.
+
+        Raises:
+            CutError: it stands still: sftp itself waits for ever for a server that does not answer.
+        """
         self.reach()
         host = f"[{self.address.host}]" if ":" in self.address.host else self.address.host
         command = ["sftp", "-b", "-", "-o", "ControlMaster=no", *self._options, "--", host]
-        process = _started(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        pipe = subprocess.PIPE
+        process = _started(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, preexec_fn=_no_larger_files)
+        assert process.stdin is not None and process.stderr is not None
+        complaints = Tail(process.stderr, _COMPLAINTS)
         with ended(process):
-            _, complaints = process.communicate(line.encode() + b"\n")
-        return process.returncode, complaints.decode(errors="replace")
+            # One that died at once is told by its exit code and its words.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(line.encode() + b"\n")
+                process.stdin.close()
+            self._wait_for_copy(process, begun, held)
+        return process.returncode, complaints.words(_CLOSING)
+
+    def _wait_for_copy(self, process: subprocess.Popen[bytes], before: int, held: Callable[[], int]) -> None:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_LOOK)
+                return
+            now = held()
+            if now < before + _LOOK * _SLOWEST:
+                raise CutError(f"the copy to or from {self.address.host} stands still", "see whether its disk and its network work")
+            before = now
 
     def _refused(self, code: int, words: str, remote: str, total: int) -> TransportError:
         """Why sftp failed: the login shell, the connection, a full disk (which its protocol has no word for), or what it says itself."""
@@ -238,13 +281,25 @@ def _follow(process: subprocess.Popen[bytes], asked: dict[str, str], total: int,
             progress(min(int(line), total), total)
 
 
+def _held(path: Path) -> int:
+    """Bytes of a file here, 0 when there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def _no_larger_files() -> None:
+    """Whatever a device sends: the system ends an sftp that would write more."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST if most == resource.RLIM_INFINITY else min(most, _LARGEST), most))
+
+
 def _private_folder() -> Path:
     """A new one with this process's number in its name. Those that a killed process left go, once the connection in them has ended."""
     for left in Path(_SOCKETS).glob("edgepack-ssh-*-*"):
         with contextlib.suppress(OSError, ValueError):
             if not psutil.pid_exists(int(left.name.split("-")[2])):
                 left.rmdir()
-    return Path(tempfile.mkdtemp(prefix=f"edgepack-ssh-{os.getpid()}-", dir=_SOCKETS))
+    with on_our_disk("a folder for the connection"):
+        return Path(tempfile.mkdtemp(prefix=f"edgepack-ssh-{os.getpid()}-", dir=_SOCKETS))
 
 
 def _options(address: Address, timeout: float, folder: Path) -> list[str]:

@@ -70,7 +70,7 @@ TROUBLES = (
         r"[Cc]losed by|Connection closed|Connection reset|Broken pipe|not responding|kex_exchange_identification|"
         r"Connection to .* closed|mux_client|[Cc]ontrol master terminated|Connection to .* timed out|Connection timed out",
         "the connection to {host} broke",
-        "see whether it is on and its network holds ({ssh}), and run the same again: it goes on where it was",
+        "see whether it is on and its network holds ({ssh}), and run the same again",
         CutError,
     ),
 )

@@ -26,6 +26,7 @@ from edgepack.devices.pi_files import PROFILES, Profile
 from edgepack.devices.there.unpack import unpack as unpack_wheels
 from edgepack.devices.wheels import DevicePython, wanted, wheels
 from edgepack.errors import is_out_of_space, one_line
+from edgepack.runner.supervisor import LOCK, LOCK_VARIABLE
 
 # (what is being done, steps done, steps in all)
 Progress = Callable[[str, int, int], None]
@@ -100,8 +101,12 @@ class Board:
         return [str(self.userland.qemu), *options, str(self.python), *arguments]
 
     def environment(self) -> dict[str, str]:
-        """Everything its programs find in their environment; nothing of the host's."""
+        """Everything its programs find in their environment; nothing of the host's but who measures there: they share its processor.
+
+        qemu finds no such lock below the board's root, and so takes the host's.
+        """
         return {
+            LOCK_VARIABLE: os.environ.get(LOCK_VARIABLE) or LOCK,
             "HOME": str(self.home),
             "USER": "pi",
             "LOGNAME": "pi",

@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from edgepack.devices.sending import digest
+from edgepack.devices.transport import on_our_disk
 from edgepack.errors import DeviceError
 
 # What a device imports, by distribution: the runtimes, and what an application reads its photographs with.
@@ -164,14 +165,15 @@ def wheels(python: DevicePython, progress: Callable[[int, int], None] = lambda *
         progress: told (wheels that are here, wheels) as they come.
 
     Raises:
-        DownloadError: one cannot be had; the message quotes pip.
+        DownloadError: one cannot be had; the message quotes pip. OurDiskError: the cache cannot be written.
     """
     folder = cache_folder() / f"{python.tag}-{python.machine}-glibc{python.glibc}"
-    folder.mkdir(parents=True, exist_ok=True)
-    found = {name: wheel for name, version in wanted().items() if (wheel := _cached(folder, name, version))}
-    for names in _together(found):
-        progress(len(found), len(NEEDS))
-        found |= _download(folder, python, names)
+    with on_our_disk("the cache of wheels"):
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {name: wheel for name, version in wanted().items() if (wheel := _cached(folder, name, version))}
+        for names in _together(found):
+            progress(len(found), len(NEEDS))
+            found |= _download(folder, python, names)
     progress(len(NEEDS), len(NEEDS))
     return [found[name] for name in NEEDS]
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edgepack.converter.step import Limits
 from edgepack.devices.address import Address, parse
 from edgepack.devices.connect import connected
-from edgepack.devices.session import opened
+from edgepack.devices.session import Session, opened
+from edgepack.errors import StepError
 from edgepack.inspection.limits import default_bytes
 from edgepack.latency import protocol
-from edgepack.latency.gate import Checks, checks, compared
-from edgepack.latency.on_device import Bench, OpenPack, measure_on
+from edgepack.latency.against import NotComparedError, refuse_incomparable
+from edgepack.latency.against import against as compare_with
+from edgepack.latency.gate import Check, Checks, checks, compared
+from edgepack.latency.on_device import Bench, Failure, OpenPack, measure_on
 from edgepack.pack import measurements
 from edgepack.pack.files import PackError, inside, load_pack
-from edgepack.pack.manifest import ArtifactRecord, Measurement, Pack
+from edgepack.pack.manifest import ArtifactRecord, Comparison, Measurement, Pack
 from edgepack.pack.reported import refresh_report
 from edgepack.pack.run import chosen
 from edgepack.runner.bundle import PORTABLE
+from edgepack.text import cleaned
 
 # What a Raspberry Pi gets when nobody says which target.
 _BOARD_PLATFORM = "raspberry-pi"
@@ -30,18 +37,22 @@ class BenchResult:
     """What a bench found.
 
     Attributes:
-        device: the address. measurements: one an artifact. checks: of the gate, of the same artifacts with these
+        device: the address. measurements: one an artifact that ran. checks: of the gate, of the same artifacts with these
             alone, and of the older pack.
+        failures: what could not be run, timed or compared; the rest was measured and kept all the same.
+        left_out: artifacts that were not run, a line each.
     """
 
     device: str
     measurements: tuple[Measurement, ...]
     checks: Checks
+    failures: tuple[Failure, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether all answers were right, no budget is missed, and nothing is slower than the older pack's."""
-        return not any(each.failures for each in self.measurements) and not self.checks.failing()
+        """Whether everything ran, all answers were right, no budget is missed, and nothing is slower than the older pack's."""
+        return not self.failures and not any(each.failures for each in self.measurements) and not self.checks.failing()
 
 
 def bench(
@@ -74,57 +85,123 @@ def bench(
         memory: GiB a runner may allocate; None for what the artifact should need.
         tell: hears (what, done, total).
 
+    What is measured is kept as it comes: what fails later takes nothing of it away. A runner that fails is in the result.
+
     Raises:
-        EdgepackError: bad input (exit code 2), a failed runner (3), a device that cannot be reached or is not ready (4).
+        EdgepackError: bad input (exit code 2), no artifact that runs (3), a device that cannot be reached or is not ready (4).
     """
     folder, address = Path(pack), parse(device)
-    wanted = protocol.profile(profile, seconds)
+    asked = Bench(protocol.profile(profile, seconds), threads, margin)
     subject = OpenPack.at(folder, load_pack(folder))
     old = None if against is None else OpenPack.at(Path(against), load_pack(Path(against)))
-    artifacts = benchable(subject.manifest, address, targets, schemes)
+    artifacts, left_out = benchable(subject.manifest, address, targets, schemes)
     limits = Limits(timeout, _memory(folder, artifacts) if memory is None else int(memory * 2**30))
-    with connected(address) as transport, opened(transport, exclusive=True, wait=wait, progress=tell) as session:
-        found = measure_on(session, subject, artifacts, Bench(wanted, threads, margin), limits, old)
+    _refuse_unusable(subject, old, artifacts, save)
+    found = _Found(subject, save)
+    with found.reported(), connected(address) as transport, opened(transport, exclusive=True, wait=wait, progress=tell) as session:
+        found.take(measure_on(session, subject, artifacts, asked, limits))
+        if old is not None:
+            found.compare(session, old, artifacts, asked, limits)
+    if not found.measurements:
+        raise found.failures[0].error
+    return BenchResult(str(address), tuple(found.measurements), found.checks(), tuple(found.failures), left_out)
+
+
+def _refuse_unusable(subject: OpenPack, old: OpenPack | None, artifacts: Sequence[ArtifactRecord], save: bool) -> None:
+    """Whatever can be known to be wrong before a device is asked for an hour."""
+    subject.prepare(artifacts)
+    if old is not None:
+        refuse_incomparable(old, artifacts)
     if save:
-        keep(folder, subject.manifest, found)
-    return BenchResult(str(address), tuple(found), _checks(subject.manifest, found))
+        measurements.refuse_unwritable(subject.folder)
+        measurements.held(subject.folder, subject.manifest)
 
 
-def _checks(pack: Pack, found: Sequence[Measurement]) -> Checks:
-    """The gate's, of what was benched, and those against the older pack."""
-    benched = {(each.target, each.scheme) for each in found}
-    budgets = (check for check in checks(pack, found) if (check.target, check.scheme) in benched)
-    return Checks((*budgets, *filter(None, map(compared, found))))
+class _Found:
+    """What was found so far; in the pack as soon as it is known, where that is wanted."""
+
+    def __init__(self, subject: OpenPack, save: bool) -> None:
+        self._subject, self._save = subject, save
+        self._places: list[Path | None] = []
+        self._not_compared: dict[int, str] = {}
+        self.measurements: list[Measurement] = []
+        self.failures: list[Failure] = []
+
+    def take(self, found: Iterable[Measurement | Failure]) -> None:
+        """All of it, one after the other."""
+        for each in found:
+            if isinstance(each, Failure):
+                self.failures.append(each)
+                continue
+            self._places.append(measurements.record(self._subject.folder, each) if self._save else None)
+            self.measurements.append(each)
+
+    def compare(self, session: Session, old: OpenPack, artifacts: Sequence[ArtifactRecord], asked: Bench, limits: Limits) -> None:
+        """Put the comparison with an older pack beside each measurement."""
+        by_name = {(each.target, each.scheme): each for each in artifacts}
+        for index, each in enumerate(self.measurements):
+            try:
+                artifact = by_name[each.target, each.scheme]
+                self._add(index, compare_with(session, self._subject, old, artifact, each, asked, limits))
+            except NotComparedError as why:
+                self._not_compared[index] = str(why)
+            except StepError as error:
+                self._not_compared[index] = error.cause
+                self.failures.append(Failure(each.target, f"{each.scheme} against the older pack", error))
+
+    def _add(self, index: int, comparison: Comparison) -> None:
+        self.measurements[index] = msgspec.structs.replace(self.measurements[index], comparison=cleaned(comparison))
+        if self._save:
+            measurements.record(self._subject.folder, self.measurements[index], self._places[index])
+
+    def checks(self) -> Checks:
+        """The gate's, of what was benched; what did not run; and those against the older pack."""
+        benched = {(each.target, each.scheme) for each in self.measurements}
+        budgets = (each for each in checks(self._subject.manifest, self.measurements) if (each.target, each.scheme) in benched)
+        crashed = (
+            Check(each.target, each.scheme, "parity", "fail", f"it does not run there: {each.error.cause}")
+            for each in self.failures
+            if each.is_of_artifact
+        )
+        with_older = (compared(each, self._not_compared.get(index, "")) for index, each in enumerate(self.measurements))
+        return Checks((*budgets, *crashed, *filter(None, with_older)))
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """The pack's report is written anew in the end, also when it is an early one."""
+        try:
+            yield
+        except BaseException:
+            with suppress(PackError):
+                self._report()
+            raise
+        self._report()
+
+    def _report(self) -> None:
+        if self._save and self.measurements:
+            refresh_report(self._subject.folder)
 
 
-def keep(folder: Path, pack: Pack, found: Sequence[Measurement]) -> None:
-    """Put measurements into a pack, and write its report anew.
-
-    Raises:
-        PackError: it cannot be written.
-    """
-    for each in found:
-        measurements.record(folder, each)
-    refresh_report(folder)
-
-
-def benchable(pack: Pack, address: Address, targets: Sequence[str], schemes: Sequence[str]) -> list[ArtifactRecord]:
-    """The artifacts that a device gets: those named, or all that are made for it.
+def benchable(pack: Pack, address: Address, targets: Sequence[str], schemes: Sequence[str]) -> tuple[list[ArtifactRecord], tuple[str, ...]]:
+    """The artifacts that a device gets, those named or all that are made for it, and a line on each of these that cannot be run.
 
     Raises:
         PackError: the pack has none, or none whose runtime can run there.
     """
-    found = [artifact for artifact in chosen(pack, targets, schemes) if artifact.runner in PORTABLE]
+    named = chosen(pack, targets, schemes)
+    found = [artifact for artifact in named if artifact.runner in PORTABLE]
     if not found:
         raise PackError(f"no artifact of these runs on {address}: Core ML's run on Apple systems alone", "choose others with -t and -s")
-    failed = [artifact for artifact in found if artifact.failures]
-    if len(failed) == len(found):
-        raise PackError(
-            f"every artifact of these failed its gate: {failed[0].failures[0]}", "build it again: wrong answers have no latency"
-        )
     passed = [artifact for artifact in found if not artifact.failures]
-    made_for_it = [artifact for artifact in passed if address.transport == "local" or artifact.platform == _BOARD_PLATFORM]
-    return passed if targets else made_for_it or passed
+    if not passed:
+        raise PackError(f"every artifact of these failed its gate: {found[0].failures[0]}", "build it again: wrong answers have no latency")
+    meant = named if targets or address.transport == "local" else [each for each in named if each.platform == _BOARD_PLATFORM]
+    run = [artifact for artifact in meant if artifact in passed] or passed
+    return run, tuple(f"{each.target} {each.scheme} is not run: {_why_left_out(each)}" for each in meant if each not in run)
+
+
+def _why_left_out(artifact: ArtifactRecord) -> str:
+    return f"it failed its gate ({artifact.failures[0]})" if artifact.failures else "Core ML runs on Apple systems alone"
 
 
 def _memory(folder: Path, artifacts: Sequence[ArtifactRecord]) -> int:

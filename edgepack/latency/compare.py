@@ -50,13 +50,18 @@ class Outcome:
     verdict: Verdict
     looks: int
 
-    def against(self, artifact: str) -> Comparison:
-        """The manifest's record; artifact: sha256 of the other one."""
-        return Comparison(artifact, self.quantile, self.ratio, self.p90_ratio, self.margin, self.pairs, self.verdict)
+    def against(self, artifact: str, invalid: tuple[str, ...] = ()) -> Comparison:
+        """The manifest's record; artifact: sha256 of the other one, invalid: what spoiled the samples."""
+        return Comparison(artifact, self.quantile, self.ratio, self.p90_ratio, self.margin, self.pairs, self.verdict, invalid)
 
 
 def compare(
-    measure_more: Callable[[int], Pairs], margin: float = MARGIN, threads: int = 1, pairs: int = PAIRS, looks: int = LOOKS, seed: int = 0
+    measure_more: Callable[[int], Pairs | None],
+    margin: float = MARGIN,
+    threads: int = 1,
+    pairs: int = PAIRS,
+    looks: int = LOOKS,
+    seed: int = 0,
 ) -> Outcome:
     """Judge after ``pairs`` rounds, and after twice as many while the verdict is inconclusive, at most ``looks`` times.
 
@@ -68,6 +73,7 @@ def compare(
 
     Args:
         measure_more: measures that many more rounds, best with sessions loaded anew: where a model lies in memory moves its time too.
+            None where there is no time for them: the verdict stays what it was. It must not depend on the samples.
         margin: how much slower or faster counts, above 0; 0.03 is 3 %.
         threads: of the runtime; p25 is compared on one, p10 on several.
         pairs: of the first look. seed: of the bootstrap.
@@ -77,13 +83,18 @@ def compare(
     """
     if not margin > 0 or looks < 1:
         raise ComparisonError(f"a margin of {margin:g} in {looks} looks decides nothing", "give a margin above 0, such as 0.03")
-    held = measure_more(pairs)
+    held = found = None
     for look in range(1, looks + 1):
+        more = measure_more(pairs if held is None else held.base.size)
+        if more is None:
+            break
+        held = more if held is None else held + more
         found = judge(held, margin, threads, confidence=1 - 0.05 / looks, seed=seed, looks=look)
-        if found.verdict != "inconclusive" or look == looks:
-            return found
-        held += measure_more(held.base.size)
-    raise AssertionError("the last look returns")
+        if found.verdict != "inconclusive":
+            break
+    if found is None:
+        raise ComparisonError("no round was measured", "allow a comparison more time")
+    return found
 
 
 def judge(held: Pairs, margin: float, threads: int, confidence: float = statistics.CONFIDENCE, seed: int = 0, looks: int = 1) -> Outcome:

@@ -6,7 +6,9 @@ Pure: what ``edgepack.runner.probes`` read on the device goes in, words come out
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import reduce
+from operator import or_
+from typing import Any, TypeGuard
 
 # What a probe reads: ``probes.facts`` once, ``probes.state`` before, about every second, and after.
 Facts = Mapping[str, Any]
@@ -25,7 +27,7 @@ _THROTTLING = {
     2: ("it was throttled", "cool the board: a heat sink or a fan"),
     3: ("the soft temperature limit was reached", "cool the board: a heat sink or a fan"),
 }
-_SINCE_BOOT = 16
+_SINCE_BOOT, _UNDER_VOLTAGE = 16, 0
 # Kernels step frequencies; 2 % is below any step of the boards known here (100 MHz of 2400) and above rounding in their files.
 _BELOW_FULL = 0.98
 # The clocks that differ when a device sleeps, or when somebody sets the time, are read microseconds apart; a tenth of a second is no
@@ -41,94 +43,105 @@ _HOT = 80.0
 
 
 def words(facts: Facts, state: State) -> dict[str, str]:
-    """Fact -> words; what could not be read is left out."""
+    """Fact -> words; what could not be read, or is of no such kind, is left out."""
+    throttled = int(_number(state, "throttled", -1.0))
     found = {
-        "board": facts.get("board") or "",
-        "processor": facts.get("processor") or "",
-        "instructions": " ".join(name for name in facts.get("features") or () if name in _CHOOSING),
-        "virtual machine": "yes" if facts.get("virtual") else "",
+        "board": _text(facts, "board"),
+        "processor": _text(facts, "processor"),
+        "instructions": _list(facts, "features", " ", _CHOOSING),
+        "virtual machine": "yes" if facts.get("virtual") is True else "",
         "cores": _cores(facts),
-        "governor": ", ".join(state.get("governors") or ()),
+        "governor": _list(state, "governors", ", "),
         "frequency": _frequency(state),
-        "temperature": _degrees(state),
-        "throttling": _throttling_word(state),
-        "memory": _gigabytes(facts.get("memory_kib")),
-        "memory available": _gigabytes(state.get("memory_available_kib")),
+        "temperature": _counted(state, "temperature_c", "{:.0f} °C"),
+        "throttling": f"0x{throttled:x}" if throttled >= 0 else "",
+        "memory": _counted(facts, "memory_kib", "{:.1f} GiB", 2**20),
+        "memory available": _counted(state, "memory_available_kib", "{:.1f} GiB", 2**20),
         "swap": _swap(state),
-        "load average": "" if state.get("load") is None else f"{state['load']:.2f}",
-        "page size": f"{facts['page_bytes'] / 1024:g} KiB" if facts.get("page_bytes") else "",
-        "kernel": facts.get("kernel") or "",
-        "system": facts.get("system") or "",
-        "architecture": facts.get("machine") or "",
-        "python": facts.get("python") or "",
+        "load average": _counted(state, "load", "{:.2f}"),
+        "page size": _counted(facts, "page_bytes", "{:g} KiB", 1024),
+        "kernel": _text(facts, "kernel"),
+        "system": _text(facts, "system"),
+        "architecture": _text(facts, "machine"),
+        "python": _text(facts, "python"),
     }
     return {name: text for name, text in found.items() if text}
 
 
-def changes(facts: Facts, states: Sequence[State]) -> dict[str, str]:
-    """What was different at the end of a run, "before -> after"; facts only one record has are left out."""
-    before, after = words(facts, states[0]), words(facts, states[-1])
-    return {name: f"{before[name]} -> {after[name]}" for name in before if name in after and before[name] != after[name]}
+def during(states: Sequence[State], began_s: float | None, ended_s: float | None) -> Sequence[State]:
+    """The looks between two moments, with one on each side: importing, loading and warming up are no part of what is timed.
+
+    Args:
+        states: in the order taken. began_s, ended_s: of the device's monotonic clock; all looks count where they are not known.
+    """
+    if began_s is None or ended_s is None:
+        return states
+    before = sum(_number(state, "monotonic_s", 0.0) <= began_s for state in states)
+    until = sum(_number(state, "monotonic_s", 0.0) < ended_s for state in states)
+    return states[max(0, before - 1) : until + 1]
 
 
-def spoiled(facts: Facts, states: Sequence[State]) -> tuple[str, ...]:
+def spoiled(facts: Facts, states: Sequence[State], *, sustained: bool = False) -> tuple[str, ...]:
     """What makes the times of a run no measure of the device, each with what to do; empty for a run that nothing disturbed.
 
     Args:
-        states: at least two, in the order taken; the first from before the run, the last from after it.
+        states: in the order taken (``during``); the first from before the run, the last from after it.
+        sustained: a device that heats up and slows down is then what the run is to show (``remarks`` tells it); a bad supply is not.
     """
-    found = (*_throttled(states), _slow_clock(facts, states), _swapped(states), _slept(states))
-    return tuple(line for line in found if line)
+    slowed = [line for bit, line in _throttled(states) if bit == _UNDER_VOLTAGE] if sustained else _slowed(facts, states)
+    return _said(*slowed, _swapped(states), _slept(states))
 
 
-def remarks(facts: Facts, states: Sequence[State]) -> tuple[str, ...]:
+def remarks(facts: Facts, states: Sequence[State], *, sustained: bool = False) -> tuple[str, ...]:
     """What a reader should know and what spoils nothing."""
-    found = (_hot(states), _clock_set(states), _stolen(states))
+    shown = [line for line in _slowed(facts, states) if line not in spoiled(facts, states, sustained=True)] if sustained else []
+    return _said(*shown, _hot(states), _clock_set(states), _stolen(states))
+
+
+def _said(*found: str) -> tuple[str, ...]:
     return tuple(line for line in found if line)
 
 
-def _throttled(states: Sequence[State]) -> list[str]:
-    """Seen at any look during the run, or noted by the firmware since the first."""
-    held = [state["throttled"] for state in states if state.get("throttled") is not None]
+def _slowed(facts: Facts, states: Sequence[State]) -> list[str]:
+    return [*(line for _, line in _throttled(states)), _slow_clock(facts, states)]
+
+
+def _throttled(states: Sequence[State]) -> list[tuple[int, str]]:
+    """(bit, words) of what was seen at any look during the run, or noted by the firmware since the first."""
+    held = [int(word) for word in _numbers(states, "throttled") if 0 <= word < 2**32]
     if not held:
         return []
-    now = 0
-    for word in held:
-        now |= word
-    newly = (held[-1] & ~held[0]) >> _SINCE_BOOT
-    return [f"{what} during the run -> {hint}" for bit, (what, hint) in _THROTTLING.items() if (now | newly) >> bit & 1]
+    seen = reduce(or_, held) | (held[-1] & ~held[0]) >> _SINCE_BOOT
+    return [(bit, f"{what} during the run -> {hint}") for bit, (what, hint) in _THROTTLING.items() if seen >> bit & 1]
 
 
 def _slow_clock(facts: Facts, states: Sequence[State]) -> str:
     """The fastest core ran below its full frequency at some look during the run. Not on x86, whose highest is a short boost."""
-    during = [max(state["frequencies_khz"]) for state in states[1:-1] if state.get("frequencies_khz")]
-    highest = states[0].get("highest_khz")
-    if not during or not highest or not str(facts.get("machine")).startswith(("aarch64", "arm")) or min(during) >= _BELOW_FULL * highest:
+    fastest = [max(found) for state in states[1:-1] if (found := _frequencies(state))]
+    highest = max(_numbers(states, "highest_khz"), default=0.0)
+    if not fastest or not _text(facts, "machine").startswith(("aarch64", "arm")) or min(fastest) >= _BELOW_FULL * highest:
         return ""
-    governor = ", ".join(states[0].get("governors") or ()) or "unknown"
+    governor = _list(states[0], "governors", ", ") or "unknown"
     return (
-        f"the processor ran at {min(during) / 1000:.0f} of {highest / 1000:.0f} MHz (governor {governor}) -> set it for the measurement: "
+        f"the processor ran at {min(fastest) / 1000:.0f} of {highest / 1000:.0f} MHz (governor {governor}) -> set it for the measurement: "
         "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
     )
 
 
 def _swapped(states: Sequence[State]) -> str:
-    before, after = states[0].get("swapped_pages"), states[-1].get("swapped_pages")
-    if before is None or after is None or after <= before:
-        return ""
-    return f"the device swapped {after - before} pages during the run -> close other programs, or use a smaller model"
+    pages = _passed(states, "swapped_pages")
+    return f"the device swapped {pages:.0f} pages during the run -> close other programs, or use a smaller model" if pages > 0 else ""
 
 
 def _slept(states: Sequence[State]) -> str:
     """CLOCK_BOOTTIME counts sleep, CLOCK_MONOTONIC does not."""
-    if states[0].get("boot_s") is None or states[-1].get("boot_s") is None:
-        return ""
-    asleep = _passed(states, "boot_s") - _passed(states, "monotonic_s")
+    both = [state for state in states if _numbers([state], "boot_s") and _numbers([state], "monotonic_s")]
+    asleep = _passed(both, "boot_s") - _passed(both, "monotonic_s")
     return f"the device slept for {asleep:.1f} s during the run -> keep it awake" if asleep > _CLOCK_SECONDS else ""
 
 
 def _hot(states: Sequence[State]) -> str:
-    degrees = max((state["temperature_c"] for state in states if state.get("temperature_c") is not None), default=0.0)
+    degrees = max(_numbers(states, "temperature_c"), default=0.0)
     return f"the device reached {degrees:.0f} °C: sustained work may be slower" if degrees >= _HOT else ""
 
 
@@ -141,44 +154,67 @@ def _clock_set(states: Sequence[State]) -> str:
 
 
 def _stolen(states: Sequence[State]) -> str:
-    before, after, passed = states[0].get("stolen_ticks"), states[-1].get("stolen_ticks"), _passed(states, "monotonic_s")
-    if before is None or after is None or passed <= 0:
-        return ""
-    share = (after - before) / _TICKS / passed
+    passed = _passed(states, "monotonic_s")
+    share = _passed(states, "stolen_ticks") / _TICKS / passed if passed > 0 else 0.0
     return f"the host of this virtual machine took {100 * share:.0f} % of a core's time for others" if share > _STOLEN else ""
 
 
 def _passed(states: Sequence[State], clock: str) -> float:
-    return float(states[-1].get(clock) or 0.0) - float(states[0].get(clock) or 0.0)
+    """How much further a clock or counter is at the last look that holds it than at the first; 0 when none does."""
+    held = _numbers(states, clock)
+    return held[-1] - held[0] if held else 0.0
 
 
 def _cores(facts: Facts) -> str:
     """Cores the runner may use, of all, and a container's quota."""
-    if not facts.get("cores"):
-        return ""
-    quota = f", quota {facts['core_quota']:g}" if facts.get("core_quota") else ""
-    return f"{facts.get('usable_cores', facts['cores'])} of {facts['cores']}{quota}"
+    cores, quota = _number(facts, "cores", 0.0), _number(facts, "core_quota", 0.0)
+    words = f"{_number(facts, 'usable_cores', cores):g} of {cores:g}"
+    return f"{words}, quota {quota:g}" if cores and quota else words if cores else ""
 
 
 def _frequency(state: State) -> str:
-    kilohertz = sorted(state.get("frequencies_khz") or ())
-    return f"{kilohertz[0] / 1000:.0f} to {kilohertz[-1] / 1000:.0f} MHz" if kilohertz else ""
+    kilohertz = _frequencies(state)
+    return f"{min(kilohertz) / 1000:.0f} to {max(kilohertz) / 1000:.0f} MHz" if kilohertz else ""
 
 
-def _degrees(state: State) -> str:
-    return "" if state.get("temperature_c") is None else f"{state['temperature_c']:.0f} °C"
-
-
-def _throttling_word(state: State) -> str:
-    return "" if state.get("throttled") is None else f"0x{state['throttled']:x}"
+def _frequencies(state: State) -> list[float]:
+    held = state.get("frequencies_khz")
+    return [float(each) for each in held if _is_number(each)] if isinstance(held, list | tuple) else []
 
 
 def _swap(state: State) -> str:
-    total, free = state.get("swap_total_kib"), state.get("swap_free_kib")
-    if total is None or free is None:
+    total, free = _number(state, "swap_total_kib", -1.0), _number(state, "swap_free_kib", -1.0)
+    if total < 0 or free < 0:
         return ""
     return f"{(total - free) / 2**20:.1f} of {total / 2**20:.1f} GiB used" if total else "none"
 
 
-def _gigabytes(kibibytes: int | None) -> str:
-    return "" if kibibytes is None else f"{kibibytes / 2**20:.1f} GiB"
+def _counted(of: Facts | State, name: str, form: str, unit: float = 1.0) -> str:
+    """A number in words, in units of ``unit``; "" when it could not be read."""
+    return form.format(held[0] / unit) if (held := _numbers([of], name)) else ""
+
+
+# What a device says is a stranger's: what is not of the kind it should be counts as what could not be read.
+
+
+def _is_number(held: object) -> TypeGuard[float]:
+    return isinstance(held, int | float) and abs(held) < 2**63
+
+
+def _numbers(states: Sequence[State], name: str) -> list[float]:
+    return [float(held) for held in (state.get(name) for state in states) if _is_number(held)]
+
+
+def _number(of: Facts | State, name: str, otherwise: float) -> float:
+    return next(iter(_numbers([of], name)), otherwise)
+
+
+def _text(of: Facts | State, name: str) -> str:
+    held = of.get(name)
+    return held if isinstance(held, str) else ""
+
+
+def _list(of: Facts | State, name: str, between: str, among: frozenset[str] | None = None) -> str:
+    held = of.get(name)
+    words = [each for each in held if isinstance(each, str)] if isinstance(held, list | tuple) else []
+    return between.join(each for each in words if among is None or each in among)

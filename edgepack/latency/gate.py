@@ -13,9 +13,10 @@ from typing import Literal
 import msgspec
 
 from edgepack.errors import GateError, InputError
+from edgepack.latency.protocol import SUSTAINED
 from edgepack.latency.roofline import beaten
 from edgepack.pack.manifest import ArtifactRecord, Estimate, Latency, Measurement, Pack, Parity
-from edgepack.targets import Budgets, Hardware, Target
+from edgepack.targets import MOST, Budgets, Hardware, Target
 from edgepack.verify.judge import judge_accuracy, judge_parity
 
 Name = Literal["latency p90", "size", "memory", "accuracy", "parity", "older pack"]
@@ -74,7 +75,7 @@ _NEXT: Mapping[Status, str] = {
 
 
 def matches(hardware: Hardware | None, device: Mapping[str, str]) -> bool:
-    """Whether a device is the one that a target stands for, by what it says of itself (``edgepack.latency.environment.record``).
+    """Whether a device is the one that a target stands for, by what it says of itself (``edgepack.latency.environment.words``).
 
     An emulated board never is, nor any device for a target that names none. The model must end where a word does: a Raspberry Pi 500 is
     no Raspberry Pi 5.
@@ -93,7 +94,7 @@ def checks(pack: Pack, measurements: Sequence[Measurement], budgets: Mapping[str
         budgets: in place of the pack's own, by name ("latency_p90_ms"), or for one target alone ("raspberry-pi-5:latency_p90_ms").
 
     Raises:
-        InputError: a budget of no such name, of no such target, or that is no finite number.
+        InputError: a budget of no such name, of no such target, or that is no finite number or too large for one.
     """
     asked = dict(budgets or {})
     for key, limit in asked.items():
@@ -102,17 +103,23 @@ def checks(pack: Pack, measurements: Sequence[Measurement], budgets: Mapping[str
     return Checks(check for case in found for check in _checks(case))
 
 
-def compared(measurement: Measurement) -> Check | None:
-    """What a comparison with an older pack says; None where there was none. An inconclusive one decides nothing."""
-    found = measurement.comparison
+def compared(measurement: Measurement, why_not: str = "") -> Check | None:
+    """What a comparison with an older pack says. An inconclusive one decides nothing.
+
+    Args:
+        why_not: why there was none; "" where nobody asked for one, and then there is no check.
+    """
+    found, subject = measurement.comparison, (measurement.target, measurement.scheme)
     if found is None:
-        return None
+        return Check(*subject, "older pack", "not measured", f"not compared: {why_not}") if why_not else None
     p90 = "" if found.p90_ratio is None else f", p90 {found.p90_ratio:.3f}"
     interval = f"{found.ratio.value:.3f} [{found.ratio.low:.3f}, {found.ratio.high:.3f}]"
     how = f"{found.pairs} pairs, margin {100 * found.margin:g} %"
     words = f"{found.verdict}: {interval} times the older pack's p{100 * found.quantile:.0f}{p90} ({how})"
+    if found.invalid:
+        return Check(*subject, "older pack", "invalid", f"{found.invalid[0]}; {words}")
     status: Mapping[str, Status] = {"regression": "fail", "inconclusive": "not measured"}
-    return Check(measurement.target, measurement.scheme, "older pack", status.get(found.verdict, "pass"), words)
+    return Check(*subject, "older pack", status.get(found.verdict, "pass"), words)
 
 
 def _refuse_unknown(key: str, limit: float, pack: Pack) -> None:
@@ -124,6 +131,8 @@ def _refuse_unknown(key: str, limit: float, pack: Pack) -> None:
         raise InputError(f"the pack has no target '{target}'", f"it has {held or 'none'}")
     if not math.isfinite(limit):
         raise InputError(f"budget {name} is {limit}", "give a finite number")
+    if abs(limit) >= MOST:
+        raise InputError(f"budget {name} is {limit:g}, which nothing can miss", "give a number below 2^63, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -174,17 +183,20 @@ def _latency(case: _Case) -> tuple[Status, str]:
     if latency is None or latency.p90 is None:
         return ("no budget" if budget is None else "not measured"), _why_no_p90(case)
     spoiled = beaten(latency) or next(iter(latency.invalid), "")
+    words = f"{_p90_words(latency.p90)}{_how_taken(latency)}"
     if budget is None:
-        return "no budget", spoiled or _p90_words(latency.p90)
+        return "no budget", spoiled or words
     if spoiled:
         return "invalid", spoiled
     status: Status = "pass" if latency.p90.high < budget else "fail"
-    return status, f"{_p90_words(latency.p90)}; the upper end must be below {budget:g} ms"
+    return status, f"{words}; the upper end must be below {budget:g} ms"
 
 
 def _newest_with_p90(case: _Case) -> Latency | None:
-    found = (each.latency for each in case.measured if not each.failures)
-    return next((latency for latency in found if latency is not None and latency.p90 is not None and latency.truth == "measured"), None)
+    """On as many threads as the budget is of; a sustained run, whose device changes, counts only where no other was made."""
+    held = [each.latency for each in case.measured if each.latency is not None and not each.failures]
+    found = [each for each in held if each.p90 is not None and each.truth == "measured" and each.threads == case.budgets.latency_threads]
+    return min(found, key=lambda latency: latency.profile == SUSTAINED, default=None)
 
 
 def _why_no_p90(case: _Case) -> str:
@@ -195,6 +207,8 @@ def _why_no_p90(case: _Case) -> str:
         return "its outputs were wrong on the device, so no time of it counts"
     if newest.latency is None:
         return "the newest measurement on the device timed nothing"
+    if newest.latency.threads != case.budgets.latency_threads:
+        return f"it was timed on {_threads(newest.latency.threads)}, and the budget is of {_threads(case.budgets.latency_threads)}"
     profile = f"profile {newest.latency.profile}" if newest.latency.profile else "it"
     return f"no p90: {profile} took {newest.latency.samples} samples; 100 are needed, as profile quick takes"
 
@@ -213,6 +227,15 @@ def _why_not_measured(case: _Case) -> str:
 
 def _p90_words(p90: Estimate) -> str:
     return f"p90 is {p90.value:.4g} ms (95 % interval {p90.low:.4g} to {p90.high:.4g} ms)"
+
+
+def _how_taken(latency: Latency) -> str:
+    sustained = ", in a sustained run" if latency.profile == SUSTAINED else ""
+    return f" on {_threads(latency.threads)}{sustained}"
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _size(case: _Case) -> tuple[Status, str]:

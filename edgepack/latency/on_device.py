@@ -1,11 +1,11 @@
-"""The artifacts of a pack on a device: first whether they answer right there, then how fast, then against those of an older pack."""
+"""The artifacts of a pack on a device: first whether they answer right there, then how fast."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
@@ -18,24 +18,19 @@ from edgepack.backends.artifact import ArtifactDescription
 from edgepack.calibration.readers import Samples
 from edgepack.converter.step import Limits
 from edgepack.devices.runner_process import Request, artifact_feed, hub_arrays
-from edgepack.devices.session import Outcome, Session
-from edgepack.latency import environment
-from edgepack.latency.compare import PAIRS, Pairs, compare
+from edgepack.devices.session import Session
+from edgepack.errors import DeviceError, StepError
 from edgepack.latency.gate import EMULATED, matches
 from edgepack.latency.protocol import Profile
 from edgepack.latency.roofline import Work, beaten, floor_ms, work_of
-from edgepack.latency.timing import Artifacts, latencies, time_artifacts
+from edgepack.latency.timing import Artifacts, facts_of, latencies, made_of, time_artifacts
 from edgepack.pack.digest import intact
-from edgepack.pack.files import PackError
-from edgepack.pack.manifest import SCHEMA, ArtifactRecord, Comparison, Latency, Measurement, OutputParity, Pack, Parity, Truth
+from edgepack.pack.manifest import SCHEMA, ArtifactRecord, Latency, Measurement, OutputParity, Pack, Parity, Truth
 from edgepack.pack.run import refuse_other_files
 from edgepack.targets import Target
 from edgepack.text import cleaned
 from edgepack.verify import metrics
 from edgepack.verify.judge import WORST_DB, WORST_ERROR, judge_parity
-
-# How two packs are told apart in one run.
-_NEW, _OLD = "new", "old"
 
 
 @dataclass(frozen=True)
@@ -66,10 +61,28 @@ class OpenPack:
         golden = Samples.open(intact(folder, manifest.golden_inputs)).arrays
         return cls(folder, manifest, golden, load_arrays(intact(folder, manifest.golden_reference)))
 
+    def prepare(self, artifacts: Sequence[ArtifactRecord]) -> None:
+        """Open everything that measuring these artifacts needs, so that a bad file is found before a device is asked.
+
+        Raises:
+            PackError: a file is not the one that was verified. ModelFileError: the hub cannot be read.
+        """
+        for artifact in artifacts:
+            self.file(artifact)
+            self.floor_ms(artifact, 1)
+
     @cached_property
-    def work(self) -> Work:
-        """What one query of the fp32 hub computes."""
-        return work_of(intact(self.folder, next(hub.file for hub in self.manifest.hubs if hub.scheme == "fp32")))
+    def _work(self) -> Work | None:
+        """What one query of the fp32 hub computes; None in a pack without one."""
+        hub = next((hub.file for hub in self.manifest.hubs if hub.scheme == "fp32"), None)
+        return None if hub is None else work_of(intact(self.folder, hub))
+
+    def floor_ms(self, artifact: ArtifactRecord, threads: int) -> float | None:
+        """The least time of a query on the target's hardware; None where that, or the work, is not known."""
+        target = self.target(artifact)
+        if target is None or target.hardware is None or self._work is None:
+            return None
+        return floor_ms(self._work, artifact, target, threads)
 
     def file(self, artifact: ArtifactRecord) -> tuple[Path, ArtifactDescription]:
         """An artifact as it was verified; PackError when it is not, or reads other files."""
@@ -83,7 +96,22 @@ class OpenPack:
 
 
 @dataclass(frozen=True)
-class _Answered:
+class Failure:
+    """An artifact that could not be run (``is_of_artifact``), or schemes that could not be timed or compared, and why."""
+
+    target: str
+    scheme: str
+    error: StepError
+    is_of_artifact: bool = False
+
+    @property
+    def subject(self) -> str:
+        """As every list names the artifact."""
+        return f"{self.target} {self.scheme}"
+
+
+@dataclass(frozen=True)
+class Answered:
     """One artifact's answers on the device."""
 
     artifact: ArtifactRecord
@@ -95,31 +123,58 @@ class _Answered:
 
 
 def measure_on(
-    session: Session, pack: OpenPack, artifacts: Sequence[ArtifactRecord], asked: Bench, limits: Limits, old: OpenPack | None = None
-) -> list[Measurement]:
-    """Measure artifacts of a pack, those of one target and runtime interleaved.
+    session: Session, pack: OpenPack, artifacts: Sequence[ArtifactRecord], asked: Bench, limits: Limits
+) -> Iterator[Measurement | Failure]:
+    """Measure artifacts of a pack, those of one target and runtime interleaved. What is found comes as soon as it is whole.
+
+    A runner that fails is a failure of what it ran, and ends nothing else.
 
     Args:
         artifacts: of portable runners, in the pack's order.
         limits: of a runner, beside the profile's own time.
-        old: a pack whose artifacts of the same target and scheme are compared with these.
 
     Raises:
-        PackError: a file of a pack is not the one that was verified. RunnerError, TransportError: a runner or the connection failed.
+        PackError: a file of the pack is not the one that was verified. TransportError: the connection failed.
     """
-    found = []
     for _, group in groupby(artifacts, key=lambda artifact: (artifact.target, artifact.runner)):
-        answered = [_answer(session, pack, artifact, asked.threads, limits) for artifact in group]
-        timed = _times(session, pack, [each.artifact for each in answered if not each.failures], asked, limits, answered[0].truth)
-        for each in answered:
-            # The emulator's times are no speed of either.
-            comparable = old is not None and not each.failures and each.truth != "emulated"
-            against = _against(session, pack, old, each.artifact, asked, limits) if comparable and old is not None else None
-            found.append(_measurement(each, timed.get(each.artifact.scheme), against))
-    return found
+        yield from _measured_together(session, pack, list(group), asked, limits)
 
 
-def _measurement(answered: _Answered, latency: Latency | None, comparison: Comparison | None) -> Measurement:
+def _measured_together(
+    session: Session, pack: OpenPack, artifacts: Sequence[ArtifactRecord], asked: Bench, limits: Limits
+) -> Iterator[Measurement | Failure]:
+    """The artifacts of one target and runtime: each one's answers, and then the times of those that are right."""
+    found: list[Answered | Failure] = []
+    timed: Mapping[str, Latency] = {}
+    broken: DeviceError | None = None
+    try:
+        for artifact in artifacts:
+            found.append(_answered(session, pack, artifact, asked.threads, limits))
+        timed = _times(session, pack, _right(found), asked, limits)
+    except StepError as error:
+        found.append(Failure(artifacts[0].target, ", ".join(each.artifact.scheme for each in _right(found)), error))
+    except DeviceError as error:
+        # What was answered before the connection went is worth keeping.
+        broken = error
+    for each in found:
+        yield each if isinstance(each, Failure) else _measurement(each, timed.get(each.artifact.scheme))
+    if broken is not None:
+        raise broken
+
+
+def _right(found: Sequence[Answered | Failure]) -> list[Answered]:
+    """What has times: wrong answers have none."""
+    return [each for each in found if isinstance(each, Answered) and not each.failures]
+
+
+def _answered(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: int, limits: Limits) -> Answered | Failure:
+    try:
+        return answer(session, pack, artifact, threads, limits)
+    except StepError as error:
+        return Failure(artifact.target, artifact.scheme, error, is_of_artifact=True)
+
+
+def _measurement(answered: Answered, latency: Latency | None) -> Measurement:
     """The record; what a device says of itself is a stranger's words, and becomes plain text here."""
     made = Measurement(
         schema=SCHEMA,
@@ -134,30 +189,26 @@ def _measurement(answered: _Answered, latency: Latency | None, comparison: Compa
         failures=answered.failures,
         latency=latency,
         memory_peak_bytes=answered.peak_bytes,
-        comparison=comparison,
     )
     return cleaned(made)
 
 
-def _answer(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: int, limits: Limits) -> _Answered:
-    """The golden inputs through an artifact there, judged by the floors that the pack holds it to."""
+def answer(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: int, limits: Limits) -> Answered:
+    """The golden inputs through an artifact there, judged by the floors that the pack holds it to.
+
+    Raises:
+        RunnerError: it failed, or did not answer as the manifest says. TransportError: the connection failed.
+    """
     path, described = pack.file(artifact)
     request = Request("run", {}, "", "", threads)
     outcome = session.run(artifact.runner, request, {"artifact": path}, artifact_feed(pack.golden, described.inputs), limits)
-    device = _device(session, outcome)
+    device = facts_of(session, outcome)
     truth = truth_of(session, device, pack.target(artifact))
-    try:
+    with made_of(outcome):
         outputs = hub_arrays(outcome.arrays, described.outputs)
         parity = Parity(truth, len(next(iter(outputs.values()))), tuple(_output(held, outputs, pack) for held in artifact.parity.outputs))
-    except (KeyError, ValueError, IndexError, TypeError) as error:
-        raise PackError(f"{artifact.file.path} does not answer as the manifest says ({error})", "build the pack again") from error
     failures = judge_parity(parity, artifact.target, artifact.scheme)
-    return _Answered(artifact, parity, failures, outcome.ending.peak_bytes, truth, device)
-
-
-def _device(session: Session, outcome: Outcome) -> dict[str, str]:
-    runtime = f"{outcome.response.runtime} {outcome.response.version}"
-    return {**environment.words(session.facts, outcome.ending.states[0]), "runtime": runtime}
+    return Answered(artifact, parity, failures, outcome.ending.peak_bytes, truth, device)
 
 
 def truth_of(session: Session, device: Mapping[str, str], target: Target | None) -> Truth:
@@ -181,41 +232,18 @@ def _output(held: OutputParity, outputs: Arrays, pack: OpenPack) -> OutputParity
     )
 
 
-def _times(
-    session: Session, pack: OpenPack, artifacts: Sequence[ArtifactRecord], asked: Bench, limits: Limits, truth: Truth
-) -> Mapping[str, Latency]:
+def _times(session: Session, pack: OpenPack, right: Sequence[Answered], asked: Bench, limits: Limits) -> Mapping[str, Latency]:
     """Scheme -> latency, of artifacts that answered right."""
-    if not artifacts:
+    if not right:
         return {}
-    files: Artifacts = {artifact.scheme: pack.file(artifact) for artifact in artifacts}
+    files: Artifacts = {each.artifact.scheme: pack.file(each.artifact) for each in right}
     outcome = time_artifacts(session, files, pack.golden, asked.profile, limits, asked.threads)
-    found = latencies(session, outcome, files, asked.profile, truth)
-    return {artifact.scheme: _with_floor(found[artifact.scheme], pack, artifact, asked.threads) for artifact in artifacts}
+    found = latencies(session, outcome, files, asked.profile, right[0].truth)
+    return {each.artifact.scheme: _with_floor(found[each.artifact.scheme], pack, each.artifact, asked.threads) for each in right}
 
 
 def _with_floor(latency: Latency, pack: OpenPack, artifact: ArtifactRecord, threads: int) -> Latency:
     """Beside what the target's hardware allows at most; a measured time below it is none."""
-    target = pack.target(artifact)
-    floor = None if target is None else floor_ms(pack.work, artifact, target, threads)
-    held = msgspec.structs.replace(latency, floor_ms=floor)
+    held = msgspec.structs.replace(latency, floor_ms=pack.floor_ms(artifact, threads))
     spoiled = beaten(held) if held.truth == "measured" else ""
     return msgspec.structs.replace(held, invalid=(*held.invalid, spoiled)) if spoiled else held
-
-
-def _against(session: Session, new: OpenPack, old: OpenPack, artifact: ArtifactRecord, asked: Bench, limits: Limits) -> Comparison | None:
-    """An artifact against the older pack's, interleaved; None when that has none of the same target and scheme."""
-    other = next((each for each in old.manifest.artifacts if (each.target, each.scheme) == (artifact.target, artifact.scheme)), None)
-    if other is None:
-        return None
-    if other.inputs != artifact.inputs:
-        raise PackError(
-            f"the older pack's {other.target} {other.scheme} takes other inputs", "compare packs of students with the same inputs"
-        )
-    files: Artifacts = {_OLD: old.file(other), _NEW: new.file(artifact)}
-    more = partial(_pairs, session, files, new.golden, asked, limits)
-    return compare(more, asked.margin, asked.threads, max(asked.profile.pairs, PAIRS)).against(other.file.sha256)
-
-
-def _pairs(session: Session, files: Artifacts, golden: Arrays, asked: Bench, limits: Limits, pairs: int) -> Pairs:
-    outcome = time_artifacts(session, files, golden, asked.profile, limits, asked.threads, pairs)
-    return Pairs(outcome.arrays[_OLD], outcome.arrays[_NEW])

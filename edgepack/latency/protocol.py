@@ -23,7 +23,7 @@ _NS_TO_MS = 1e-6
 # A sustained run is shown in at most so many stretches (ten seconds each of ten minutes), none shorter than a median needs.
 _STRETCHES = 60
 # The profile whose purpose is to see a device change while it works: there a change is the finding, and spoils nothing.
-_SUSTAINED = "sustained"
+SUSTAINED = "sustained"
 
 # A run occupies its own threads; one more runnable task on average means that something else wanted the processor.
 _OTHER_LOAD = 1.0
@@ -61,7 +61,7 @@ PROFILES: Mapping[str, Profile] = {
         Profile("smoke", 5, 40, 0.0),
         Profile("quick", 20, 300, 1.0, 2.0),
         Profile("mlperf", 50, 1024, 60.0, 10.0),
-        Profile(_SUSTAINED, 50, 1024, 600.0, 10.0),
+        Profile(SUSTAINED, 50, 1024, 600.0, 10.0),
     )
 }
 
@@ -110,7 +110,7 @@ def summarize(
         response: the runner's response to the same request.
         label: whose record; ``baseline`` is the label of the fp32 artifact of the same run, None for the fp32 artifact itself.
         truth: "measured" only where the device matches the target.
-        environment: see ``edgepack.latency.environment.record``.
+        environment: see ``edgepack.latency.environment.words``.
         profile: its name; of "sustained" the record holds the curve, which needs start times, and changes over time are no fault.
         seed: of the bootstrap.
 
@@ -144,11 +144,11 @@ def summarize(
         histogram_counts=bins.counts,
         warnings=(
             *_warnings(series, answer, label, wants_ratio=baseline is not None, ratio=ratio),
-            *(changed if profile == _SUSTAINED else ()),
+            *(changed if profile == SUSTAINED else ()),
         ),
         profile=profile,
-        invalid=(*coarse, *(() if profile == _SUSTAINED else changed)),
-        curve=curve(series, begun) if profile == _SUSTAINED and begun is not None else (),
+        invalid=(*coarse, *(() if profile == SUSTAINED else changed)),
+        curve=curve(series, begun) if profile == SUSTAINED and begun is not None else (),
     )
 
 

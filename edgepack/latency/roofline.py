@@ -79,7 +79,7 @@ def _work(model: onnx.ModelProto) -> Work:
 
 
 def floor_ms(work: Work | Path, artifact: ArtifactRecord, target: Target, threads: int) -> float | None:
-    """The least time of one query, in milliseconds; None where the target's hardware is not known (``why_no_floor``).
+    """The least time of one query, in milliseconds; None where the target's hardware is not known.
 
     Args:
         work: of the fp32 hub the artifact was made from (``hub/fp32.onnx`` of a pack), or where that lies.
@@ -93,16 +93,6 @@ def floor_ms(work: Work | Path, artifact: ArtifactRecord, target: Target, thread
     asked = work_of(work) if isinstance(work, Path) else work
     bounds = (_moving(asked, artifact, target.hardware), _multiplying(asked, artifact.scheme, target.hardware, threads))
     return max((bound * _S_TO_MS for bound in bounds if bound is not None), default=None)
-
-
-def why_no_floor(target: Target) -> str:
-    """Why ``floor_ms`` gives none, a phrase; "" when it gives one."""
-    if target.hardware is None:
-        return f"no floor: {target.name} is no single device"
-    held = target.hardware
-    knows_memory = held.bytes_per_second is not None and held.cache_bytes is not None
-    knows_cores = bool(held.operations_per_second) and held.cores is not None
-    return "" if knows_memory or knows_cores else f"no floor: {target.name} does not say what its hardware can do at most"
 
 
 def beaten(latency: Latency) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -16,12 +13,12 @@ from edgepack.arrays import Arrays
 from edgepack.backends.artifact import ArtifactDescription
 from edgepack.converter.step import Limits
 from edgepack.devices.local import Local
-from edgepack.devices.runner_process import Request, artifact_feed
+from edgepack.devices.runner_process import Request, RunnerError, artifact_feed
 from edgepack.devices.session import Outcome, Session, opened
+from edgepack.errors import one_line
 from edgepack.latency import environment
-from edgepack.latency.protocol import Profile, summarize
+from edgepack.latency.protocol import SUSTAINED, Profile, summarize
 from edgepack.pack.manifest import Latency, Truth
-from edgepack.runner.supervisor import LOCK
 
 # The label every ratio is against.
 _BASELINE = "fp32"
@@ -50,7 +47,8 @@ def measure(
         RunnerError: the runner failed.
     """
     told = partial(_only_timing, progress)
-    with opened(Local(), exclusive=True, wait=_WAIT_SECONDS, progress=told) as session:
+    otherwise = "run the same again when it has ended"
+    with opened(Local(), exclusive=True, wait=_WAIT_SECONDS, progress=told, otherwise=otherwise) as session:
         outcome = time_artifacts(session, artifacts, golden, profile, limits, threads)
     return latencies(session, outcome, artifacts, profile, "host")
 
@@ -61,61 +59,72 @@ def _only_timing(progress: Callable[[int, int], None], what: str, done: int, tot
 
 
 def time_artifacts(
-    session: Session, artifacts: Artifacts, golden: Arrays, profile: Profile, limits: Limits, threads: int, pairs: int | None = None
+    session: Session, artifacts: Artifacts, golden: Arrays, profile: Profile, limits: Limits, threads: int, inner: int = 0
 ) -> Outcome:
     """The samples of one interleaved run on a session's device.
 
     Args:
-        pairs: the fewest rounds; None for the profile's.
+        limits: of the runner, beside the seconds of the profile.
+        inner: queries timed as one; 0 lets the runner choose.
 
     Raises:
         RunnerError, TransportError: as ``Session.run``.
     """
     described = next(iter(artifacts.values()))[1]
     feed = artifact_feed({name: array[:1] for name, array in golden.items()}, described.inputs)
-    request = Request("time", {}, "", "", threads, profile.warm_up, pairs or profile.pairs, profile.seconds, profile.warm_up_seconds)
+    request = Request("time", {}, "", "", threads, profile.warm_up, profile.pairs, profile.seconds, profile.warm_up_seconds, inner)
     allowed = Limits(limits.seconds + profile.seconds, limits.bytes)
     return session.run(described.runner, request, {label: path for label, (path, _) in artifacts.items()}, feed, allowed)
 
 
 def latencies(session: Session, outcome: Outcome, artifacts: Artifacts, profile: Profile, truth: Truth) -> dict[str, Latency]:
-    """What an interleaved run says of each artifact, ratios against "fp32" where that is one of them."""
+    """What an interleaved run says of each artifact, ratios against "fp32" where that is one of them.
+
+    Raises:
+        RunnerError, LatencyError: nothing can be made of what came back.
+    """
     baseline = _BASELINE if _BASELINE in artifacts else None
-    return {label: latency(session, outcome, label, None if label == baseline else baseline, profile, truth) for label in artifacts}
+    with made_of(outcome):
+        return {label: latency(session, outcome, label, None if label == baseline else baseline, profile, truth) for label in artifacts}
+
+
+@contextmanager
+def made_of(outcome: Outcome) -> Iterator[None]:
+    """What comes back from a device is a stranger's: what cannot be made of it in here is a RunnerError."""
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+        said = f"nothing can be made of what the {outcome.response.runtime} runner answered ({one_line(error)})"
+        raise RunnerError(said, "build the pack again, and see what else runs on the device") from error
 
 
 def latency(session: Session, outcome: Outcome, label: str, baseline: str | None, profile: Profile, truth: Truth) -> Latency:
     """One artifact's record: its times, and what the device did to them."""
-    states = outcome.ending.states
-    facts = {**environment.words(session.facts, states[0]), "runtime": f"{outcome.response.runtime} {outcome.response.version}"}
+    spoiled, remarks = disturbances(session, outcome, profile)
     found = summarize(
         outcome.arrays,
         msgspec.to_builtins(outcome.response),
         label=label,
         baseline=baseline,
         truth=truth,
-        environment=facts,
+        environment=facts_of(session, outcome),
         profile=profile.name,
     )
     return msgspec.structs.replace(
         found,
-        invalid=(*found.invalid, *environment.spoiled(session.facts, states)),
-        warnings=(*found.warnings, *environment.remarks(session.facts, states)),
+        invalid=(*found.invalid, *spoiled),
+        warnings=(*found.warnings, *remarks),
     )
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """Waits until no other edgepack on this machine, of any user, is timing, and keeps others waiting."""
-    with _lock_file(Path(tempfile.gettempdir()) / LOCK) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def facts_of(session: Session, outcome: Outcome) -> dict[str, str]:
+    """What the device is and what it was like before a run, and the runtime, in words."""
+    known, before = msgspec.to_builtins(session.facts), msgspec.to_builtins(outcome.ending.states[0])
+    return {**environment.words(known, before), "runtime": f"{outcome.response.runtime} {outcome.response.version}"}
 
 
-def _lock_file(path: Path) -> IO[str]:
-    """Opened for reading, which is enough to lock and which a file of another user allows; made when it is not there."""
-    try:
-        return path.open()
-    except FileNotFoundError:
-        path.touch(mode=0o644)
-        return path.open()
+def disturbances(session: Session, outcome: Outcome, profile: Profile) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the device did while the rounds were timed: what spoils them, and what only needs to be told."""
+    known, states = msgspec.to_builtins(session.facts), msgspec.to_builtins(outcome.ending.states)
+    timed, sustained = environment.during(states, outcome.response.began_s, outcome.response.ended_s), profile.name == SUSTAINED
+    return environment.spoiled(known, timed, sustained=sustained), environment.remarks(known, timed, sustained=sustained)

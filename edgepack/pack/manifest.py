@@ -151,6 +151,7 @@ class Comparison(msgspec.Struct, frozen=True):
         ratio: this one's quantile over the other's; p90_ratio: the same at p90, without an interval, None where samples are too few.
         margin: how much slower or faster counts: 0.03 is 3 %.
         pairs: interleaved rounds behind it, all re-runs together.
+        invalid: what spoiled them, as in ``Latency``; such a verdict is shown and decides nothing.
     """
 
     against: str
@@ -160,6 +161,7 @@ class Comparison(msgspec.Struct, frozen=True):
     margin: float
     pairs: int
     verdict: Verdict
+    invalid: tuple[str, ...] = ()
 
 
 class Measurement(msgspec.Struct, frozen=True):

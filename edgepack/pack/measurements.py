@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,10 +31,13 @@ _UNUSUAL = re.compile(r"[^a-z0-9._-]+")
 _AGAIN = "measure again with edgepack bench, or remove it"
 
 
-def record(folder: Path, measurement: Measurement) -> Path:
+def record(folder: Path, measurement: Measurement, at: Path | None = None) -> Path:
     """Put a measurement into the pack at ``folder``, whole or not at all; where it lies.
 
     A pack that is rebuilt at the same moment gets it too, or not: never half.
+
+    Args:
+        at: where it was put before more was found out; None for one that is new.
 
     Raises:
         PackError: the pack cannot be written, or its ``measurements`` is no folder.
@@ -41,9 +45,23 @@ def record(folder: Path, measurement: Measurement) -> Path:
     try:
         place = folder.resolve()
         with locked(place.parent):
-            return _put(place, measurement)
+            return _put(place, measurement, at)
     except OSError as error:
         raise PackError(f"{folder} cannot take a measurement ({error.strerror})", "see that it is there and can be written") from error
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """PackError where ``record`` could not put anything into a pack: to be known before an hour of measuring."""
+    place = folder.resolve()
+    try:
+        with locked(place.parent):
+            for each in (place, place / FOLDER):
+                if each == place or os.path.lexists(each):
+                    tempfile.TemporaryFile(dir=each).close()
+    except OSError as error:
+        raise PackError(
+            f"{folder} cannot take a measurement ({error.strerror})", "see that it can be written, or give --no-save"
+        ) from error
 
 
 def held(folder: Path, pack: Pack) -> list[Measurement]:
@@ -68,14 +86,15 @@ def carry(old: Path, new: Path) -> None:
                     _put(new, measurement)
 
 
-def _put(folder: Path, measurement: Measurement) -> Path:
+def _put(folder: Path, measurement: Measurement, at: Path | None = None) -> Path:
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
     if place.is_symlink():
         raise OSError(errno.ELOOP, f"{FOLDER} is a link")
     content = _written(measurement)
-    _make_room(place)
-    path = _free(place, _name(measurement))
+    if at is None:
+        _make_room(place)
+    path = at or _free(place, _name(measurement))
     scratch = place / f".{path.name}.{os.getpid()}"
     try:
         with scratch.open("xb") as file:

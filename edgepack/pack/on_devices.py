@@ -237,7 +237,7 @@ def _device(runs: Sequence[Run]) -> Device:
         runs=tuple(runs),
         latency_figures=latency_figures(timed),
         curves=tuple(curve for curve in curves if curve is not None),
-        ratios=ratio_figure([(run.key, run.comparison, bool(run.invalid)) for run in runs if run.comparison]),
+        ratios=ratio_figure([(run.key, found, bool(run.invalid or found.invalid)) for run in runs if (found := run.comparison)]),
         facts=_facts(runs),
     )
 

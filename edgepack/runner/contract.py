@@ -13,7 +13,8 @@ closes if "tethered" is true.
 "time" interleaves its artifacts ABBA on the first sample, at least "pairs" rounds and "seconds" long, after at least "warm_up" queries of
 each and then more, for at most "warm_up_seconds", until their times have settled. It writes int64 nanoseconds a query, in the order taken,
 under each label, and under label + "@start" when each query (of a batch: its first) started, nanoseconds since the first. "inner" queries
-are timed as one, and the sample is their mean; 0 lets the runner choose: 1, or as many as the clock's step asks for.
+are timed as one, and the sample is their mean; 0 lets the runner choose: 1, or as many as the clock's step asks for, and so many that
+"seconds" hold about a million rounds at most. "began_s" and "ended_s" of the response are when the rounds did, on ``time.monotonic``.
 """
 
 from __future__ import annotations
@@ -42,8 +43,14 @@ WINDOW = 10
 
 # A query, or a batch of them, spans at least so many steps of its clock: an error of one step is then at most 2 %.
 FEWEST_TICKS = 50
-# More in a batch than any clock needs: 50 steps of 16 ms (the coarsest in use, of old Windows) hold as many queries of 0.8 us.
+# A batch is made for twice as many: times it is chosen by are not the fastest that will come.
+_TICKS_AIMED_AT = 2 * FEWEST_TICKS
+# More in a batch than any clock needs: 100 steps of 16 ms (the coarsest in use, of old Windows) hold as many queries of 1.5 us.
 _MOST_INNER = 2**20
+# Rounds of a run that is as long as it is asked for: a thousand samples beyond p99.9, and some 50 MB an artifact with all copies.
+MOST_ROUNDS = 1_000_000
+# Rounds whose clock readings are looked through at once, an even number; bounds what that takes at 10 MB for six artifacts.
+_SLICE = 2**16
 # Steps of the clock that are looked at, and reads until it is given up: some 10 ms of a clock that never moves.
 _STEPS, _READS = 16, 200_000
 
@@ -145,16 +152,20 @@ def _time(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
     threads = int(request.get("threads", 1))
     queries = _loaded(runtime, request, threads)
     fewest, most = int(request["warm_up"]), float(request.get("warm_up_seconds", 0))
-    warm_up, settled = zip(*(settle(query, fewest, most) for query in queries), strict=True)
+    warm_up = [settle(query, fewest, most) for query in queries]
     tick, asked = clock_step(), int(request.get("inner", 0))
-    inner = [asked or batch_size(query, times, tick) for query, times in zip(queries, warm_up, strict=True)]
+    chosen = [batch_size(query, times, tick) for query, times in zip(queries, warm_up, strict=True)] if not asked else []
+    inner = bounded(chosen, warm_up, seconds) or [asked] * len(queries)
+    began = time.monotonic()
     starts, samples = interleave(queries, pairs, seconds, inner, _progress)
+    ended = time.monotonic()
     named = dict(zip(labels, samples, strict=True))
     save_arrays(request["outputs"], {**named, **{label + START: taken for label, taken in zip(labels, starts, strict=True)}})
     return {
         "count": len(samples[0]),
         "warm_up_ns": dict(zip(labels, warm_up, strict=True)),
-        "settled_after": {label: len(times) if done else None for label, times, done in zip(labels, warm_up, settled, strict=True)},
+        "began_s": began,
+        "ended_s": ended,
         "inner": dict(zip(labels, inner, strict=True)),
         "threads": threads,
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -229,12 +240,19 @@ def _elapsed(
     starts: NDArray[np.int64], ends: NDArray[np.int64], inner: NDArray[np.int64]
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
     """Clock readings (artifacts, rounds) -> start times and nanoseconds a query; ValueError when a later reading is the smaller one."""
-    # In the order taken: every second round ran backwards.
+    for first in range(0, starts.shape[1], _SLICE):
+        # One round more than a slice: the step into the next one is looked at too.
+        part = slice(first, first + _SLICE + 1)
+        steps = np.diff(_in_order(starts[:, part], ends[:, part]))
+        _refuse_steps_back(int(steps.min()), first + int(steps.argmin()) // (2 * len(starts)))
+    return list(starts - starts.min()), list((ends - starts + inner[:, None] // 2) // inner[:, None])
+
+
+def _in_order(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Clock readings (artifacts, rounds), from an even round on, as they were taken: every second round ran backwards."""
     taken = np.stack([starts, ends], axis=-1).swapaxes(0, 1)
     taken[1::2] = taken[1::2, ::-1].copy()
-    steps = np.diff(taken.ravel())
-    _refuse_steps_back(int(steps.min()), int(steps.argmin()) // (2 * len(starts)))
-    return list(starts - starts.min()), list((ends - starts + inner[:, None] // 2) // inner[:, None])
+    return taken.ravel()
 
 
 def _refuse_steps_back(step: int, rounds: int) -> None:
@@ -242,17 +260,13 @@ def _refuse_steps_back(step: int, rounds: int) -> None:
         raise ValueError(f"the clock went back {-step} ns after {rounds} rounds: no time of this run can be trusted")
 
 
-def settle(query: Query, fewest: int, most_seconds: float) -> tuple[list[int], bool]:
-    """At least ``fewest`` queries, and then more until their times no longer fall or ``most_seconds`` are over.
-
-    Returns:
-        Nanoseconds of each, and whether the last of them had settled.
-    """
+def settle(query: Query, fewest: int, most_seconds: float) -> list[int]:
+    """At least ``fewest`` queries, and then more until their times no longer fall or ``most_seconds`` are over; nanoseconds of each."""
     until = time.perf_counter_ns() + round(most_seconds * 1e9)
     times = [_query(query) for _ in range(fewest)]
     while most_seconds > 0 and not is_settled(times) and time.perf_counter_ns() < until:
         times += [_query(query) for _ in range(WINDOW)]
-    return times, is_settled(times)
+    return times
 
 
 def is_settled(times: Sequence[int]) -> bool:
@@ -284,16 +298,26 @@ def clock_step() -> float:
 
 
 def batch_size(query: Query, warm_up: Sequence[int], tick_ns: float) -> int:
-    """How many queries span ``FEWEST_TICKS`` steps of the clock; 1 when one does, or when none was run to tell.
+    """How many queries span twice ``FEWEST_TICKS`` steps of the clock; 1 when one does, or when none was run to tell.
 
     Doubled until the fastest of three batches does (the loop of ``timeit.Timer.autorange``).
     """
-    needed, count = FEWEST_TICKS * tick_ns, 1
+    needed, count = _TICKS_AIMED_AT * tick_ns, 1
     fastest = min(warm_up, default=needed)
     while fastest < needed and count < _MOST_INNER:
         count *= 2
         fastest = min(_query(query, count) for _ in range(3))
     return count
+
+
+def bounded(inner: Sequence[int], warm_up: Sequence[Sequence[int]], seconds: float) -> list[int]:
+    """Batches so much larger, all by one factor, that ``seconds`` hold about ``MOST_ROUNDS`` rounds at most.
+
+    By the fastest query of each warm-up, so that rounds are fewer rather than more.
+    """
+    round_ns = sum(count * min(times, default=0) for count, times in zip(inner, warm_up, strict=False))
+    factor = max(1, -(-round(seconds * 1e9) // (MOST_ROUNDS * round_ns))) if round_ns else 1
+    return [min(count * factor, _MOST_INNER) for count in inner]
 
 
 def _query(query: Query, count: int = 1) -> int:

@@ -4,10 +4,11 @@ It holds the device for one bench at a time, makes a run folder and removes it, 
 device before, during and after, and ends with all of it when the connection does.
 
 Lines of JSON on standard input: first the settings ``{"folder": where run folders go, "exclusive": bool, "wait": seconds for somebody
-else's bench}``, then any number of ``{"digests": [files]}`` and jobs ``{"runner": file, "request": {...}, "site": [folders], "seconds":
-limit, "memory": bytes or null}``, paths relative to the run folder unless absolute. Lines on standard output: one of ``{"ready": {...}}``,
-``{"busy": words}`` and ``{"refused": words}``, then ``{"digests": {file: sha256}}``, and for each job ``{"progress": [done, total]}`` and
-one ``{"ended": {...}}``. End of input means: go.
+else's bench, "silence": seconds}``, then any number of ``{"digests": [files]}`` and jobs ``{"runner": file, "request": {...}, "site":
+[folders], "seconds": limit, "memory": bytes or null}``, paths relative to the run folder unless absolute. Lines on standard output:
+``{"progress": [seconds, seconds]}`` while it waits, one of ``{"ready": {...}}``, ``{"busy": words}`` and ``{"refused": words}``, then
+``{"digests": [sha256]}``, and for each job ``{"progress": [done, total]}`` and one ``{"ended": {...}}``. Empty lines say that the other
+side is there. End of input means: go; so does ``silence`` without a line, for a network that is lost tells nobody.
 
 The child is forked, never executed anew: under user-mode emulation the host could not start the device's programs.
 """
@@ -18,6 +19,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import resource
 import runpy
@@ -25,6 +27,7 @@ import select
 import selectors
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -34,12 +37,16 @@ from typing import IO, Any
 
 from edgepack.runner import probes
 
-# What keeps two benches off one device, whoever runs them: the same file as edgepack.latency.timing.alone.
-LOCK = "edgepack-timing.lock"
+# What keeps two benches off one device, whoever runs them and whatever their TMPDIR says; the variable names another file, for tests.
+LOCK, LOCK_VARIABLE = "/tmp/edgepack-measuring.lock", "EDGEPACK_LOCK"
 # Seconds between looks at the device during a run; a look takes about a millisecond of another core.
 INTERVAL = 1.0
-# Bytes of a child's last words that are kept.
-_WORDS = 4000
+# Bytes of a child's last words that are kept, and of its answer: ten seconds of warm-up at 10 us a query are 6 MB.
+_WORDS, _ANSWER = 4000, 2**24
+# Seconds that the other side may be silent until it says how long.
+_SILENCE = 60.0
+# What run folders are called. Their place may be a folder of temporary files that others use too.
+_PREFIX = "edgepack-run-"
 # os.EX_TEMPFAIL: somebody else has the device.
 BUSY = 75
 # os.EX_CANTCREAT: no run folder can be made.
@@ -54,16 +61,21 @@ def main() -> int:
     settings = inbox.wait()
     if settings is None:
         return 0
+    inbox.silence = float(settings["silence"])
     with contextlib.ExitStack() as stack:
         try:
             if settings["exclusive"] and not _hold(stack, float(settings["wait"]), inbox):
-                _say({"busy": "another edgepack is measuring on it"})
+                _say({"busy": "another edgepack is measuring on it, or setting it up"})
                 return BUSY
-            folder = stack.enter_context(_run_folder(Path(os.path.expandvars(settings["folder"])).expanduser()))
+            folder = stack.enter_context(_run_folder(Path(settings["folder"]).expanduser()))
         except OSError as error:
             _say({"refused": f"{error.filename or 'its disk'}: {error.strerror}"})
             return REFUSED
-        _say({"ready": {"folder": str(folder), "facts": probes.facts(), "free_bytes": shutil.disk_usage(folder).free}})
+        except RuntimeError as error:
+            # expanduser, for a user without a home.
+            _say({"refused": str(error)})
+            return REFUSED
+        _say({"ready": {"folder": str(folder), "facts": probes.facts()}})
         while (asked := inbox.wait()) is not None:
             _say(_answer(asked, folder, inbox))
     return 0
@@ -71,7 +83,7 @@ def main() -> int:
 
 def _answer(asked: dict[str, Any], folder: Path, inbox: _Inbox) -> dict[str, Any]:
     if "digests" in asked:
-        return {"digests": {name: _digest(folder / name) for name in asked["digests"]}}
+        return {"digests": [_digest(folder / name) for name in asked["digests"]]}
     return {"ended": _run(asked, folder, inbox)}
 
 
@@ -93,15 +105,28 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def _hold(stack: contextlib.ExitStack, seconds: float, inbox: _Inbox) -> bool:
-    """Takes the device's lock for as long as this process lives; False when somebody has it. Any user may open the file to lock it."""
-    path = Path(tempfile.gettempdir()) / LOCK
-    with contextlib.suppress(OSError):
-        path.touch(mode=0o644)
-    file, end = stack.enter_context(path.open()), time.monotonic() + seconds
+    """Takes the device's lock for as long as this process lives; False when somebody has it. How long it has waited is told."""
+    file, begun = stack.enter_context(_lock_file()), time.monotonic()
+    told = begun
     while not _locks(file):
-        if time.monotonic() >= end or inbox.ends_within(_TRY_AGAIN):
+        now = time.monotonic()
+        if now >= begun + seconds or inbox.ends_within(_TRY_AGAIN):
             return False
+        if now >= told:
+            _say({"progress": [int(now - begun), math.ceil(seconds)]})
+            told = now + INTERVAL
     return True
+
+
+def _lock_file() -> IO[Any]:
+    """Opened for reading, which is enough to lock and which a file of another user allows; made when it is not there."""
+    path = Path(os.environ.get(LOCK_VARIABLE) or LOCK)
+    with contextlib.suppress(OSError):
+        # Exclusively: whoever put a link there must not have its target made, or its mode changed.
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        os.fchmod(descriptor, 0o644)
+        os.close(descriptor)
+    return path.open()
 
 
 # Seconds between tries for a lock that somebody has.
@@ -121,7 +146,7 @@ def _run_folder(place: Path) -> Iterator[Path]:
     """A folder for this connection, gone at its end; those whose owner was killed before it could clean up go first."""
     place.mkdir(parents=True, exist_ok=True)
     _clear_left(place)
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=place))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
     with (folder / ".lock").open("w") as lock:
         _locks(lock)
         try:
@@ -135,48 +160,67 @@ _FRESH_SECONDS = 2.0
 
 
 def _clear_left(place: Path) -> None:
-    for folder in place.glob("run-*"):
+    for folder in place.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if _is_left(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_left(folder: Path) -> bool:
+    """Whether nobody holds a run folder of this user's; what others put beside it is none of ours to open."""
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+        return False
     lock = folder / ".lock"
     if not lock.exists():
-        return abs(time.time() - folder.stat().st_mtime) > _FRESH_SECONDS
+        return abs(time.time() - status.st_mtime) > _FRESH_SECONDS
     with lock.open() as file:
         return _locks(file)
 
 
 class _Inbox:
-    """Lines from the other side, read without Python's own buffering so that waiting for them and for a child is one wait."""
+    """Lines from the other side, read without Python's own buffering so that waiting for them and for a child is one wait.
+
+    Attributes:
+        silence: seconds without a byte after which the other side is gone, though the connection has not ended.
+    """
 
     def __init__(self) -> None:
         self._pending = b""
-        self.closed = False
+        self._closed = False
+        self._heard = time.monotonic()
+        self.silence = _SILENCE
 
     def fileno(self) -> int:
         return 0
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody is there any more; asked after what is there was read."""
+        return self._closed or time.monotonic() - self._heard > self.silence
+
     def read(self) -> None:
-        """Take what is there; ``closed`` when the connection is gone."""
+        """Take what is there."""
         chunk = os.read(0, 65536)
-        self.closed = not chunk
+        self._closed = not chunk
+        self._heard = time.monotonic()
         self._pending += chunk
 
     def ends_within(self, seconds: float) -> bool:
-        """Whether the connection goes in that time."""
+        """Whether the other side goes in that time; what it says meanwhile is kept."""
         if select.select([0], [], [], seconds)[0]:
             self.read()
-        return self.closed
+        return self.is_gone
 
     def wait(self) -> Any:
         """The next message, None at the end."""
-        while b"\n" not in self._pending and not self.closed:
-            self.read()
-        line, found, self._pending = self._pending.partition(b"\n")
-        return json.loads(line) if found else None
+        while True:
+            line, found, rest = self._pending.partition(b"\n")
+            self._pending = rest if found else line
+            if line.strip() and found:
+                return json.loads(line)
+            if not found and self.ends_within(INTERVAL):
+                return None
 
 
 def _run(job: dict[str, Any], folder: Path, inbox: _Inbox) -> dict[str, Any]:
@@ -210,10 +254,10 @@ def _follow(child: _Child, inbox: _Inbox, seconds: float, states: list[dict[str,
             for key, _ in selector.select(max(0.0, min(look, deadline) - time.monotonic())):
                 if key.fileobj is inbox:
                     inbox.read()
-                    if inbox.closed:
-                        raise SystemExit(1)
                 elif not child.read(key.fileobj):
                     selector.unregister(key.fileobj)
+            if inbox.is_gone:
+                raise SystemExit("the other side is gone, or silent")
     return "ended" if child.wait(max(0.0, deadline - time.monotonic())) else "hung"
 
 
@@ -253,6 +297,8 @@ class _Child:
             return False
         if stream is self.streams[0]:
             self._said += chunk
+            if len(self._said) > 2 * _ANSWER:
+                del self._said[:-_ANSWER]
         else:
             self._hear(chunk)
         return True

@@ -6,7 +6,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ai_edge_litert
@@ -17,7 +17,6 @@ import pytest
 from edgepack.arrays import Arrays, load_arrays, save_arrays
 from edgepack.converter.step import Limits
 from edgepack.devices import adb as adb_module
-from edgepack.devices import adb_session, adb_words
 from edgepack.devices.adb import Attached, Phone, attached, listed
 from edgepack.devices.adb_session import AdbSession, Runtime, opened
 from edgepack.devices.adb_words import PulledError, explained
@@ -38,7 +37,7 @@ RUN = Request("run", {}, "", "")
 @pytest.fixture
 def litert(adb_phone: FakePhone) -> Runtime:
     """The runtime that the emulated aarch64 Linux has: LiteRT's C interface, of the wheel."""
-    return Runtime(adb_phone.board.userland.site / "ai_edge_litert" / "libLiteRt.so", ai_edge_litert.__name__)
+    return Runtime(adb_phone.board.userland.site / "ai_edge_litert" / "libLiteRt.so")
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def convolution(folder: Path) -> tuple[Path, Path, Arrays]:
     rng = np.random.default_rng(0)
     samples = rng.standard_normal((4, 1, 3, 8, 8)).astype(np.float32)
     convert(single("Conv", samples[0], weights={"w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32)}), folder)
-    return folder / "model.tflite", folder / "model.onnx", {"x0": samples.transpose(0, 1, 3, 4, 2)}
+    return folder / "model.tflite", folder / "hub.onnx", {"x0": samples.transpose(0, 1, 3, 4, 2)}
 
 
 def here(runner: str, artifact: Path, feed: Arrays, folder: Path) -> Arrays:
@@ -112,11 +111,11 @@ def test_batches_are_as_large_as_asked(session: AdbSession, tmp_path: Path) -> N
 def test_what_the_phone_is_and_how_it_does(session: AdbSession, tmp_path: Path) -> None:
     artifact, _, feed = convolution(tmp_path)
     states = session.run("litert", RUN, {"a": artifact}, feed, LIMITS).ending.states
-    assert session.facts["board"] == "Fake Phone One" and session.facts["processor"] == "Fakecomm FK1000"
-    assert session.facts["system"] == "Android 15 (API 35)" and session.facts["machine"] == "aarch64"
-    assert session.transport.emulated and session.facts["page_bytes"] == 4096
-    assert states[0]["temperature_c"] == 43.0 and states[0]["thermal_status"] == 0 and states[0]["battery_saver"] is False
-    assert states[-1]["monotonic_s"] > states[0]["monotonic_s"]
+    assert session.facts.board == "Fake Phone One" and session.facts.processor == "Fakecomm FK1000"
+    assert session.facts.system == "Android 15 (API 35)" and session.facts.machine == "aarch64"
+    assert session.transport.emulated and session.facts.page_bytes == 4096
+    assert states[0].temperature_c == 43.0 and states[0].thermal_status == 0 and states[0].battery_saver is False
+    assert states[-1].monotonic_s > states[0].monotonic_s
 
 
 @pytest.mark.parametrize(
@@ -154,16 +153,15 @@ def test_a_runner_that_dies_of_a_signal_is_told_by_its_number(session: AdbSessio
         for process in adb_phone.running()[1:]:
             process.send_signal(11)
 
-    with pytest.raises(RunnerError, match="SIGSEGV|signal 11"):
+    with pytest.raises(RunnerError, match=r"SIGSEGV|signal 11"):
         _during(lambda: session.run("litert", _LONG, {"a": artifact}, {"x0": feed["x0"][:1]}, LIMITS), session, kill)
 
 
 _LONG = Request("time", {}, "", "", warm_up=1, pairs=1, seconds=60)
 
 
-def _during(run: object, session: AdbSession, act: object) -> None:
-    """Do something a second after the run has begun to compute."""
-    assert callable(run) and callable(act)
+def _during(run: Callable[[], object], session: AdbSession, act: Callable[[], None]) -> None:
+    """Do something half a second after the run has begun to measure."""
     timer: list[threading.Timer] = []
 
     def told(what: str, done: int, total: int) -> None:
@@ -296,7 +294,7 @@ LINES = """* daemon not running; starting now at tcp:5037
 * daemon started successfully
 List of devices attached
 R5CT123\tunauthorized usb:1-4 transport_id:3
-0123456789ABCDEF       no permissions (missing udev rules? user is in the plugdev group); see [http://developer.android.com/tools/device.html] usb:1-2
+0123456789ABCDEF       no permissions (user in plugdev group; are your udev rules wrong?); see [http://developer.android.com] usb:1-2
 emulator-5554          device product:sdk_gphone64 model:sdk_gphone64_x86_64 device:emu64x transport_id:1
 192.168.1.7:5555       offline transport_id:9
 """
@@ -382,5 +380,4 @@ def test_serials_that_are_none(text: str) -> None:
 
 
 def test_the_folder_is_where_adbs_user_may_write() -> None:
-    assert adb_session.ROOT.startswith("/data/local/tmp/") or "pytest" in adb_session.ROOT
-    assert adb_words.pulled("adb://x").exit_code == 4
+    assert adb_module.ROOT.startswith("/data/local/tmp/")

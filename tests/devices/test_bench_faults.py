@@ -13,14 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 import pytest
 
+from edgepack.devices.address import parse
+from edgepack.devices.session import opened
 from edgepack.devices.setup import RECORD
+from edgepack.devices.ssh import Ssh
+from edgepack.devices.transport import TransportError
 from edgepack.devices.wheels import NEEDS, wanted
 from tests.fakes.sshd import Server
 from tests.runner.test_bundle import model
@@ -74,7 +78,7 @@ def refused(ended: subprocess.CompletedProcess[str], code: int, *words: str) -> 
 
 
 def runs(server: Server) -> list[Path]:
-    return sorted((server.home / ".cache" / "edgepack" / "runs").glob("run-*"))
+    return sorted((server.home / ".cache" / "edgepack" / "runs").glob("edgepack-run-*"))
 
 
 _BEGUN = [0.0]
@@ -131,6 +135,13 @@ def as_soon_as(happens: Callable[[], bool], do: Callable[[], object]) -> Iterato
     finally:
         over.set()
         thread.join()
+
+
+def killed(found: list[psutil.Process]) -> bool:
+    """Kill the first of them, if there is one: a second look may find none."""
+    for process in found[:1]:
+        process.kill()
+    return bool(found)
 
 
 def test_a_device_that_is_ready_measures_and_keeps_nothing(pack: Path, equipped: Server) -> None:
@@ -196,13 +207,38 @@ def test_a_connection_that_is_cut_during_a_run_leaves_nothing_there(pack: Path, 
     assert runs(equipped) == []
 
 
+@pytest.mark.parametrize("option", ["--wait", "--timeout"])
+@pytest.mark.parametrize("seconds", ["inf", "nan", "1e9"])
+def test_times_that_never_end_are_bad_usage(option: str, seconds: str, tmp_path: Path) -> None:
+    ended = edgepack("bench", tmp_path, option, seconds, cwd=tmp_path)
+    assert ended.returncode == 2 and f"Invalid value for '{option}'" in ended.stderr
+
+
+def test_a_network_that_is_lost_leaves_the_device_free_though_nobody_told_it(equipped: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's side of the connection neither ends nor answers, as after a wireless network went."""
+    monkeypatch.setattr("edgepack.devices.ssh._ALIVE", ("ServerAliveInterval=1", "ServerAliveCountMax=2"))
+    monkeypatch.setattr("edgepack.devices.session._SILENCE", 4.0)
+    with closing(Ssh.open(parse(DEVICE))) as ssh:
+        broke = r"the connection to device broke .* run the same again$"
+        with pytest.raises(TransportError, match=broke), opened(ssh, exclusive=True) as session:
+            frozen = equipped.sessions()
+            equipped.freeze()
+            session._talk.hear(("ended",), 30)
+        assert len(runs(equipped)) == 1
+        end = time.monotonic() + 20
+        while runs(equipped) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert runs(equipped) == [] and all(process.status() == psutil.STATUS_STOPPED for process in frozen)
+        equipped.cut()
+
+
 def test_a_runner_that_is_killed_there_is_a_failed_run(pack: Path, equipped: Server) -> None:
     def timing() -> list[psutil.Process]:
         """The runner: a child of the supervisor, once it times."""
         started = [folder for folder in runs(equipped) if (folder / "outputs.npz").exists()]
         return [process for process in there(equipped) if started and process.children() == [] and process.parent() in there(equipped)]
 
-    with as_soon_as(lambda: bool(timing()), lambda: timing()[0].kill()) as done:
+    with as_soon_as(lambda: killed(timing()), lambda: None) as done:
         ended = bench(pack, "--seconds", "30")
     assert done.is_set()
     refused(ended, 3, "the ort runner crashed (SIGKILL)")
@@ -215,7 +251,7 @@ def test_a_supervisor_that_is_killed_takes_its_runner_along_and_the_next_contact
         started = [folder for folder in runs(equipped) if (folder / "outputs.npz").exists()]
         return [process for process in there(equipped) if started and process.children()]
 
-    with as_soon_as(lambda: bool(supervisors()), lambda: supervisors()[0].kill()) as done:
+    with as_soon_as(lambda: killed(supervisors()), lambda: None) as done:
         ended = bench(pack, "--seconds", "30")
     assert done.is_set()
     # ssh says of a program that a signal ended what it says of a connection that broke.

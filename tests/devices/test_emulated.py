@@ -19,7 +19,9 @@ from edgepack.devices import emulated, userland
 from edgepack.devices.address import Address
 from edgepack.devices.debian import EmulationError
 from edgepack.devices.emulated import EmulatedPi
+from edgepack.devices.local import Local
 from edgepack.devices.pi_files import PI4, PI5, Profile, files
+from edgepack.devices.session import BusyError, opened
 from edgepack.devices.transport import Transport, TransportError
 from edgepack.devices.userland import Board, Progress, Userland
 
@@ -85,7 +87,7 @@ def test_it_is_a_64_bit_arm_that_stops_at_instructions_its_model_lacks(
     assert set(profile.features.split()) - offered == {"evtstrm"}, "what /proc/cpuinfo promises is executed"
     assert (machine, bits, model, cwd, cores) == ("aarch64", 64, f"{profile.model}\0", str(board.home), 4)
     assert model.removesuffix("\0").endswith("(emulated)")
-    assert environment.keys() == {"HOME", "USER", "LOGNAME", "LANG", "PATH", "TMPDIR", "ORT_DISABLE_TELEMETRY"}
+    assert environment.keys() == {"EDGEPACK_LOCK", "HOME", "USER", "LOGNAME", "LANG", "PATH", "TMPDIR", "ORT_DISABLE_TELEMETRY"}
     assert (board.home / "new file").read_text() == "made there"
     assert list(board.home.glob("*core*")) == [], "a program that dies leaves no core file"
 
@@ -152,6 +154,13 @@ def test_a_damaged_build_is_told_from_a_program_that_fails(pi4: EmulatedPi, arm6
     without_loader = damaged.explain(*_ending(damaged.python("")))
     assert without_loader is not None
     assert "Could not open '/lib/ld-linux-aarch64.so.1'" in without_loader.cause
+
+
+def test_who_measures_on_it_keeps_others_from_measuring_on_this_machine_and_the_other_way_round(pi4: EmulatedPi) -> None:
+    """They share a processor, and one would find the other's time on it slow."""
+    for one, other in ((pi4, Local()), (Local(), pi4)):
+        with opened(one, exclusive=True), pytest.raises(BusyError), opened(other, exclusive=True):
+            pass
 
 
 def _ending(process: subprocess.Popen[bytes]) -> tuple[int, str]:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from edgepack.devices import known as known_devices
 from edgepack.devices.ask import AnswerError, program
 from edgepack.devices.known import Known, known, remember
+from edgepack.devices.session import BusyError, opened
 from edgepack.devices.setup import RECORD, MissingError, RoomError, installed, setup, site_of
 from edgepack.devices.ssh import Ssh
 from edgepack.devices.wheels import NEEDS, RUNTIMES, UnfitError, wanted
@@ -40,7 +42,7 @@ def test_a_device_with_nothing_but_python_is_made_ready(ssh: Ssh, server: Server
     seen: list[tuple[str, int, int]] = []
     ready = setup(ssh, lambda *told: seen.append(told))
     assert ready.sent == len(NEEDS) and ready.runtimes == RUNTIME_VERSIONS
-    assert names(cache(server)) == {Path(ready.site).name, "site", "setup.lock"}
+    assert names(cache(server)) == {Path(ready.site).name, "site", "setup.lock", "runs"}
     assert [what for what, done, total in seen if done == total] == list(dict.fromkeys(what for what, _, _ in seen))
     assert site_of(ssh) == ready.site
     assert (cache(server) / "site").resolve() == Path(ready.site).resolve()
@@ -92,7 +94,46 @@ def test_older_runtimes_are_refused_and_the_next_setup_replaces_them(ssh: Ssh, s
     with pytest.raises(MissingError, match=r"onnxruntime on ssh://device is 1\.9\.1, older than .* here -> next: edgepack device setup"):
         installed(ssh)
     assert setup(ssh).sent == len(NEEDS)
-    assert names(cache(server)) == {Path(first.site).name, "site", "setup.lock"}
+    # The host that made it may need it.
+    assert names(cache(server)) == {Path(first.site).name, old.name, "site", "setup.lock", "runs"}
+
+
+def test_of_earlier_sites_the_newest_stays_and_a_host_finds_its_own(ssh: Ssh, server: Server) -> None:
+    mine = Path(setup(ssh).site)
+    for age, name in ((2000, "site-cp310-000000000000"), (1000, "site-cp311-111111111111")):
+        other = cache(server) / name
+        shutil.copytree(mine, other)
+        record = json.loads((other / RECORD).read_text())
+        record["versions"]["onnxruntime"] = "1.9.1"
+        (other / RECORD).write_text(json.dumps(record))
+        os.utime(other, (time.time() - age,) * 2)
+    # The other host's record is the newest now.
+    assert site_of(ssh) == str(mine)
+    setup(ssh)
+    assert names(cache(server)) == {mine.name, "site-cp311-111111111111", "site", "setup.lock", "runs"}
+
+
+def test_a_device_that_somebody_measures_on_is_not_set_up(ssh: Ssh, server: Server) -> None:
+    with (
+        opened(ssh, exclusive=True),
+        pytest.raises(BusyError, match=r"busy: another edgepack is measuring on it.* -> next: set it up when"),
+    ):
+        setup(ssh)
+    assert not list(cache(server).glob("site-*"))
+    setup(ssh)
+
+
+@pytest.mark.parametrize("changed", ["python='../3.11'", "glibc='2.36/../..'", "glibc='2'", "free=-1", "free=2**70"])
+def test_what_a_device_says_of_itself_is_checked(ssh: Ssh, server: Server, stocked: Path, changed: str) -> None:
+    name, _, value = changed.partition("=")
+    patches = {
+        "python": f"import platform; platform.python_version = lambda: {value}",
+        "glibc": f"import os; os.confstr = lambda _: 'glibc ' + {value}",
+        "free": f"import shutil, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free={value})",
+    }
+    server.python(patches[name])
+    with pytest.raises(AnswerError, match="answers what is no answer"):
+        setup(ssh)
 
 
 def test_a_site_of_another_python_is_none(ssh: Ssh, server: Server) -> None:
@@ -115,7 +156,7 @@ def test_what_a_killed_unpacking_left_is_cleared(ssh: Ssh, server: Server) -> No
     left.mkdir(parents=True)
     (left / "half").write_text("x")
     ready = setup(ssh)
-    assert names(cache(server)) == {Path(ready.site).name, "site", "setup.lock"}
+    assert names(cache(server)) == {Path(ready.site).name, "site", "setup.lock", "runs"}
 
 
 def test_runtimes_that_do_not_import_there_leave_the_earlier_site_alone(ssh: Ssh, server: Server, index: Path, stocked: Path) -> None:
@@ -173,6 +214,13 @@ def test_devices_are_remembered_for_their_user_alone(ssh: Ssh) -> None:
     assert device.address == "ssh://device" and device.runtimes == RUNTIME_VERSIONS and device.seen
     assert known_devices.place().stat().st_mode & 0o777 == 0o600
     assert names(known_devices.place().parent) == {"devices.json"}
+
+
+def test_a_state_folder_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    remember(Known("ssh://a"))
+    assert known() == []
 
 
 @pytest.mark.parametrize("content", [b"", b"[", b'[{"address": 3}]', b"\xff", b"{}"])

@@ -316,7 +316,7 @@ def test_what_runs_when_the_connection_is_cut_ends_and_is_explained(ssh: Ssh, se
     assert process.stdout.readline() == b"up\n"
     server.cut()
     error = ssh.explain(process.wait(10), process.stderr.read().decode())
-    assert isinstance(error, CutError) and "it goes on where it was" in error.hint
+    assert isinstance(error, CutError) and error.hint.endswith("run the same again")
     assert said(ssh, "print(1)") == (b"1\n", 0)
 
 
@@ -334,6 +334,53 @@ def test_a_connection_that_falls_silent_is_noticed_and_the_copy_goes_on(server: 
     with closing(Ssh.open(DEVICE)) as ssh:
         assert verified_send(ssh, [Sent(big, str(remote))])
     assert digest(remote) == digest(big)
+
+
+def servers(server: Server) -> list[psutil.Process]:
+    return [child for child in psutil.Process(server.process.pid).children(recursive=True) if child.name() == "sftp-server"]
+
+
+def test_an_sftp_server_that_hangs_is_given_up_and_the_copy_goes_on(server: Server, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the card of a Pi does not answer; the connection holds."""
+    monkeypatch.setattr("edgepack.devices.ssh._LOOK", 1.5)
+    slowed(server)
+    remote, hung = server.home / "big", []
+
+    def hang() -> None:
+        while not (remote.exists() and remote.stat().st_size > 4 * MEGABYTE):
+            time.sleep(0.02)
+        hung.extend(servers(server))
+        for each in hung:
+            each.suspend()
+
+    threading.Thread(target=hang, daemon=True).start()
+    try:
+        with closing(Ssh.open(DEVICE)) as ssh:
+            assert verified_send(ssh, [Sent(big, str(remote))])
+    finally:
+        for each in hung:
+            each.kill()
+    assert hung and digest(remote) == digest(big)
+
+
+def test_a_fetch_that_brings_next_to_nothing_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgepack.devices.ssh._LOOK", 0.5)
+    monkeypatch.setattr("edgepack.devices.ssh._SLOWEST", 10**9)
+    monkeypatch.setattr("edgepack.devices.ssh._PAUSES", ())
+    slowed(server)
+    (server.home / "big").write_bytes(os.urandom(SIZE))
+    with closing(Ssh.open(DEVICE)) as ssh, pytest.raises(CutError, match="stands still"):
+        ssh.fetch(str(server.home / "big"), tmp_path / "back")
+
+
+def test_a_file_larger_than_any_answer_does_not_fill_this_disk(
+    ssh: Ssh, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgepack.devices.ssh._LARGEST", MEGABYTE)
+    (server.home / "outputs.npz").write_bytes(bytes(2 * MEGABYTE))
+    with pytest.raises(TransportError, match=r"outputs\.npz of device has more than 1\.0 MB"):
+        ssh.fetch(str(server.home / "outputs.npz"), tmp_path / "back")
+    assert not list(tmp_path.glob("back*"))
 
 
 def test_a_copy_that_is_there_is_not_sent_again(ssh: Ssh, server: Server, tmp_path: Path) -> None:

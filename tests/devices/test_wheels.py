@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from edgepack.devices import wheels as module
 from edgepack.devices.sending import digest
+from edgepack.devices.transport import OurDiskError
 from edgepack.devices.wheels import (
     MACHINES,
     MODULES,
@@ -136,6 +137,14 @@ def test_a_download_that_fails_keeps_what_came_before_and_leaves_no_part(index: 
     (folder,) = module.cache_folder().iterdir()
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", *[".whl"] * len(MODULES)]
     assert set(module._index(folder)) == {f"{name}=={wanted()[name]}" for name in MODULES}
+
+
+@pytest.mark.usefixtures("index")
+def test_a_cache_that_cannot_be_written_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGEPACK_WHEELS", str(tmp_path / "file" / "wheels"))
+    with pytest.raises(OurDiskError, match=r"the cache of wheels cannot be written on this machine: .*\(Not a directory\) -> next: "):
+        wheels(PI)
 
 
 @pytest.mark.usefixtures("index")

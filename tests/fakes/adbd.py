@@ -1,7 +1,7 @@
 """A phone that is none: a mini adbd that the real adb connects to, whose shell runs the cross-compiled runner under qemu.
 
 Speaks what adb 29 to 36 ask of a device: CNXN, OPEN, OKAY, WRTE, CLSE; shell protocol v2; the file sync of push and pull. Its paths are
-this machine's, and edgepack's folder on it is one of the test's (``edgepack.devices.adb_session.ROOT``), because qemu makes new files
+this machine's, and edgepack's folder on it is one of the test's (``edgepack.devices.adb.ROOT``), because qemu makes new files
 where the host has them. Its libraries are the emulated Raspberry Pi's, so runtimes are those of aarch64 Linux wheels. ``sh`` and small
 tools are this machine's, with those of tests/fakes/phone in front. It says of itself that it is emulated.
 
@@ -27,7 +27,7 @@ from typing import Any
 
 import pytest
 
-from edgepack.devices import adb_session
+from edgepack.devices import adb as adb_module
 from edgepack.devices.native import NativeError, compile_runner
 from edgepack.devices.userland import Board
 
@@ -341,7 +341,9 @@ class FakePhone:
 def adb(*arguments: str, environment: dict[str, str] | None = None) -> str:
     """What adb says."""
     merged = {**os.environ, **(environment or {})}
-    done = subprocess.run(["adb", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False, env=merged)
+    done = subprocess.run(
+        ["adb", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False, env=merged
+    )
     return done.stdout + done.stderr
 
 
@@ -385,7 +387,7 @@ def adb_phone(
     for name, value in {**adb_server, "EDGEPACK_RUNNER": str(native_runner)}.items():
         monkeypatch.setenv(name, value)
     phone = FakePhone(tmp_path / "phone", pi5_board)
-    monkeypatch.setattr(adb_session, "ROOT", str(phone.folder))
+    monkeypatch.setattr(adb_module, "ROOT", str(phone.folder))
     phone.start()
     said = adb("connect", phone.serial)
     assert "connected" in said, said

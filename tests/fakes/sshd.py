@@ -163,8 +163,7 @@ def _write_server_files(root: Path, port: int, sftp: Path) -> None:
     session = root / "session"
     session.write_text(
         "#!/bin/sh\n"
-        # Temporary files of its own: the lock of the device lies there.
-        f"export HOME={home} PATH={bin_} TMPDIR={home}\n"
+        f"export HOME={home} PATH={bin_} EDGEPACK_LOCK={home}/measuring.lock\n"
         "unset PYTHONPATH XDG_CACHE_HOME LD_LIBRARY_PATH\n"
         'cd "$HOME" && exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n'
     )

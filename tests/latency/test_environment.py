@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgepack.latency.environment import changes, remarks, spoiled, words
+from edgepack.latency.environment import during, remarks, spoiled, words
 
 PI = {
     "board": "Raspberry Pi 5 Model B Rev 1.0",
@@ -103,4 +103,48 @@ def test_words_say_what_a_person_reads() -> None:
     assert said["cores"] == "4 of 4" and said["memory"] == "7.9 GiB" and said["page size"] == "16 KiB"
     assert said["instructions"] == "asimddp"
     assert said["swap"] == "0.1 of 0.2 GiB used" and said["temperature"] == "52 °C" and said["throttling"] == "0x0"
-    assert changes(PI, [at(0), at(1, temperature_c=71.0)]) == {"temperature": "52 °C -> 71 °C"}
+
+
+def test_what_happens_before_and_after_the_timed_rounds_spoils_nothing() -> None:
+    """A governor that had not stepped up, and pages that an import brought in."""
+    slow = {"frequencies_khz": [1500000]}
+    states = [
+        at(0, **slow),
+        at(1, **slow),
+        at(2, **slow, swapped_pages=9),
+        at(3, swapped_pages=9),
+        at(4, swapped_pages=9),
+        at(5, swapped_pages=99),
+    ]
+    began, ended = CALM["monotonic_s"] + 2.5, CALM["monotonic_s"] + 3.5
+    assert during(states, began, ended) == states[2:5]
+    assert spoiled(PI, during(states, began, ended)) == () and len(spoiled(PI, states)) == 2
+    assert during(states, None, None) == states
+    # A run between two looks, and moments that no look is near.
+    assert during(states, CALM["monotonic_s"] + 2.2, CALM["monotonic_s"] + 2.8) == states[2:4]
+    assert during(states, -5.0, 1e9) == states and during(states, 1e9, 2e9) == states[-1:]
+    assert during([], 1.0, 2.0) == []
+
+
+def test_in_a_sustained_run_heat_is_told_and_a_bad_supply_still_spoils() -> None:
+    states = [at(0), at(1, throttled=0b111, frequencies_khz=[1500000]), at(2)]
+    assert [line.partition(" -> ")[0] for line in spoiled(PI, states, sustained=True)] == ["under-voltage during the run"]
+    told = remarks(PI, states, sustained=True)
+    assert any(line.startswith("it was throttled") for line in told) and any("1500 of 2400 MHz" in line for line in told)
+    assert len(spoiled(PI, states)) == len(told) + 1 and remarks(PI, states) == ()
+
+
+ODD: tuple[Any, ...] = (None, "x", [], ["x", 1], {}, {"a": 1}, True, -1, 1e300, 10**400, float("nan"), float("inf"), [None], [[1]])
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_whatever_a_device_says_is_words_or_left_out(odd: Any) -> None:
+    facts, state = dict.fromkeys(PI, odd), dict.fromkeys([*CALM, "memory_available_kib"], odd)
+    for states in ([state], [state, state], [CALM, state], [state, CALM, state], [CALM, state, at(2)]):
+        said = words({**facts, "kernel": odd, "core_quota": odd}, states[-1])
+        assert all(isinstance(text, str) for text in said.values())
+        for sustained in (False, True):
+            found = (*spoiled(facts, states, sustained=sustained), *remarks(facts, states, sustained=sustained))
+            assert all(isinstance(line, str) for line in found)
+        during(states, 0.0, 1.0)
+    assert words(PI, {}) and spoiled(PI, []) == remarks(PI, []) == ()

@@ -10,9 +10,9 @@ import pytest
 from msgspec.structs import replace
 
 from edgepack.errors import GateError, InputError
-from edgepack.latency.gate import Check, Checks, checks, matches
+from edgepack.latency.gate import Check, Checks, checks, compared, matches
 from edgepack.latency.junit import junit
-from edgepack.pack.manifest import ArtifactRecord, Estimate, Latency, Measurement, Pack
+from edgepack.pack.manifest import ArtifactRecord, Comparison, Estimate, Latency, Measurement, Pack
 from edgepack.targets import Budgets, Hardware, load_target
 from tests.pack.test_report import sample_pack
 
@@ -59,7 +59,7 @@ def test_a_measured_p90_passes_only_when_the_upper_end_of_its_interval_is_below_
     assert latency_status(measurement(), budget=11.001)[0] == "pass"
     assert latency_status(measurement(), budget=11.0)[0] == "fail"
     status, words = latency_status(measurement(), budget=10.5)
-    assert status == "fail" and words == "p90 is 10 ms (95 % interval 9.5 to 11 ms); the upper end must be below 10.5 ms"
+    assert status == "fail" and words == "p90 is 10 ms (95 % interval 9.5 to 11 ms) on 1 thread; the upper end must be below 10.5 ms"
 
 
 @pytest.mark.parametrize("truth", ["host", "emulated", "simulated", "predicted"])
@@ -103,6 +103,24 @@ def test_the_newest_measurement_with_a_p90_counts() -> None:
     slow, fast, smoke = measurement(latency=latency(20.0)), measurement(), measurement(latency=latency(p90=None, samples=20))
     assert latency_status(slow, fast)[0] == "fail" and latency_status(fast, slow)[0] == "pass"
     assert latency_status(smoke, fast)[0] == "pass"
+
+
+def test_a_p90_counts_only_on_as_many_threads_as_the_budget_is_of() -> None:
+    four = measurement(latency=latency(threads=4))
+    status, words = latency_status(four)
+    assert status == "not measured" and words == "it was timed on 4 threads, and the budget is of 1 thread"
+    assert latency_status(four, measurement())[0] == "pass"
+    promised = pack(latency_p90_ms=12.0, latency_threads=4)
+    found = check("latency p90", promised, measurement(), four)
+    assert found.status == "pass" and "on 4 threads; the upper end" in found.words
+    assert check("latency p90", promised, measurement()).status == "not measured"
+
+
+def test_a_sustained_run_holds_a_budget_only_where_no_other_run_was_made() -> None:
+    hot = measurement(latency=latency(20.0, profile="sustained"))
+    assert latency_status(hot, measurement())[0] == "pass"
+    status, words = latency_status(hot)
+    assert status == "fail" and "on 1 thread, in a sustained run; the upper end" in words
 
 
 def test_without_a_budget_nothing_is_held_and_the_figures_are_shown() -> None:
@@ -155,6 +173,27 @@ def test_a_wrong_answer_of_any_device_fails_parity_whatever_ran_since() -> None:
     assert check("parity", pack(), measurement(parity=hidden)).status == "fail"
 
 
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({}, "fail", "regression: 1.062 [1.051, 1.074] times the older pack's p25, p90 1.081 (600 pairs, margin 3 %)"),
+        ({"verdict": "no difference"}, "pass", "no difference: "),
+        ({"verdict": "inconclusive"}, "not measured", "inconclusive: "),
+        ({"verdict": "improvement", "invalid": ("it was throttled",)}, "invalid", "it was throttled; improvement: 1.062"),
+    ],
+)
+def test_an_older_pack_is_a_check(changes: dict[str, Any], status: str, words: str) -> None:
+    held = replace(Comparison("0" * 64, 0.25, Estimate(1.062, 1.051, 1.074), 1.081, 0.03, 600, "regression"), **changes)
+    found = compared(measurement(comparison=held))
+    assert found is not None and (found.name, found.status) == ("older pack", status) and found.words.startswith(words)
+
+
+def test_a_comparison_that_was_asked_for_and_not_made_is_a_check_that_says_why() -> None:
+    assert compared(measurement()) is None
+    found = compared(measurement(), "the older pack has no raspberry-pi-5 w8a8")
+    assert found is not None and found.status == "not measured" and "not compared: the older pack has no" in found.words
+
+
 def test_a_budget_for_one_target_wins_over_one_for_all() -> None:
     held = checks(pack(), (), {"size_bytes": 1, "android:size_bytes": 10**9})
     assert {each.target: each.status for each in held if each.name == "size"} == {
@@ -171,6 +210,8 @@ def test_a_budget_for_one_target_wins_over_one_for_all() -> None:
         ({"fp32_below_student_db": 3.0}, "no budget that can be given here"),
         ({"web:size_bytes": 3.0}, "the pack has no target 'web' -> next: it has android, ios, raspberry-pi-5"),
         ({"latency_p90_ms": float("nan")}, "is nan"),
+        ({"latency_p90_ms": 1e30}, "latency_p90_ms is 1e\\+30, which nothing can miss"),
+        ({"size_bytes": 2.0**63}, "size_bytes is 9.22337e\\+18"),
     ],
 )
 def test_a_budget_that_is_none_is_refused(budgets: dict[str, float], words: str) -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from onnx import helper, numpy_helper
 
 from edgepack.hub.external import ModelFileError
-from edgepack.latency.roofline import Work, beaten, floor_ms, why_no_floor, work_of
+from edgepack.latency.roofline import Work, beaten, floor_ms, work_of
 from edgepack.targets import Hardware, load_target
 from tests.latency.test_gate import artifact, latency
 
@@ -180,14 +180,12 @@ def test_no_floor_is_above_the_classical_roofline(least: int, weights: int, thre
 
 @pytest.mark.parametrize("name", ["android", "ios"])
 def test_phones_are_no_single_device_and_have_no_floor(name: str) -> None:
-    target = load_target(name)
-    assert floor_ms(CONVOLUTION, FP32, target, 1) is None and why_no_floor(target) == f"no floor: {name} is no single device"
-    assert why_no_floor(PI5) == ""
+    assert floor_ms(CONVOLUTION, FP32, load_target(name), 1) is None
 
 
 def test_a_board_of_which_only_the_name_is_known_has_no_floor() -> None:
     target = replace(PI5, name="rock", hardware=Hardware("Radxa ROCK 5B", "aarch64"))
-    assert floor_ms(CONVOLUTION, FP32, target, 1) is None and "does not say what its hardware can do" in why_no_floor(target)
+    assert floor_ms(CONVOLUTION, FP32, target, 1) is None
 
 
 def test_a_type_of_which_nothing_is_known_bounds_nothing() -> None:

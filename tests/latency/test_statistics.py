@@ -211,6 +211,20 @@ def test_chunked_resampling_gives_what_one_piece_gives(monkeypatch: pytest.Monke
     assert (pieces.typical.low, pieces.typical.high) == pytest.approx((one.typical.low, one.typical.high), rel=0.02)
 
 
+def test_of_a_very_long_series_every_other_pair_bounds_the_ratio_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The artifact that is second in a round is slower here: a thinned series that keeps every second round would tell that."""
+    monkeypatch.setattr(statistics, "_MOST_RESAMPLED", 500)
+    rng = np.random.default_rng(6)
+    second = np.where(np.arange(1000) % 2, 1.2, 1.0)
+    a, b = rng.lognormal(0, 0.01, 1000) * second[::-1], rng.lognormal(0, 0.01, 1000) * second
+    assert statistics._spread(np.stack([a, b])).shape == (2, 334)
+    found = ratio(a, b, 0.25)
+    assert found is not None
+    assert found.typical.value == np.quantile(b, 0.25) / np.quantile(a, 0.25)
+    assert found.typical.low < 1 < found.typical.high < 1.01
+    assert ratio(a[:500], b[:500], 0.25) == ratio(a[:500].copy(), b[:500], 0.25)
+
+
 def test_block_length_follows_the_memory_of_the_series() -> None:
     rng = np.random.default_rng(2)
     independent, correlated = rng.normal(size=1000) + 10, _ar1(rng, 1000, 0.9) + 10

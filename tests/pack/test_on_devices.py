@@ -167,6 +167,13 @@ def test_a_comparison_shows_verdict_interval_margin_and_pairs() -> None:
     assert band.band is not None and band.band[1] < band.span.low
 
 
+def test_a_comparison_whose_rounds_were_spoiled_says_by_what() -> None:
+    against = Comparison("ab" * 32, 0.25, Estimate(0.9, 0.89, 0.91), 0.9, 0.03, 600, "improvement", (THROTTLED,))
+    page = devices_of(one(timed(0.62), comparison=against))
+    assert dict(page.cells)["Verdict"].startswith(f"invalid{THROTTLED[:20]}") and "improvement" not in page.text
+    assert "0.900 ×" in page.struck
+
+
 def test_a_comparison_of_a_spoiled_run_has_no_verdict() -> None:
     against = Comparison("ab" * 32, 0.25, Estimate(0.9, 0.89, 0.91), 0.9, 0.03, 600, "improvement")
     page = devices_of(one(timed(0.62, invalid=(THROTTLED,)), comparison=against))

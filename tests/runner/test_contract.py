@@ -95,6 +95,8 @@ def test_time_interleaves_abba_after_warming_each_up_and_drops_no_sample(folder:
     assert {label: len(times) for label, times in asked.response["warm_up_ns"].items()} == {"fp32": 2, "w8a8": 2}
     assert all((asked.outputs[label] >= 1_000_000).all() for label in ("fp32", "w8a8"))
     assert asked.response["count"] == 5 and asked.response["timer_resolution_ns"] > 0
+    # The rounds are ten queries of a millisecond; warming up is none of it.
+    assert asked.response["ended_s"] - asked.response["began_s"] >= 0.01 and asked.response["ended_s"] <= time.monotonic()
 
 
 def test_three_artifacts_are_timed_forwards_and_backwards(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

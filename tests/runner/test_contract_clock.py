@@ -92,26 +92,26 @@ def test_a_clock_that_jumps_ahead_shows_as_a_sample(clock: Clock) -> None:
 @pytest.mark.parametrize("settling", [0, 7, 30, 100])
 def test_warm_up_goes_on_until_times_no_longer_fall(clock: Clock, settling: int) -> None:
     falling = [1000 + 50 * (settling - i) for i in range(settling)]
-    times, settled = contract.settle(clock.query(*falling, 1000), 20, 60)
-    assert settled and times[: len(falling)] == falling[: len(times)]
+    times = contract.settle(clock.query(*falling, 1000), 20, 60)
+    assert contract.is_settled(times) and times[: len(falling)] == falling[: len(times)]
     # Twenty equal times in a row are needed, and looks are ten queries apart.
     assert max(20, settling) <= len(times) <= max(20, settling + 30)
 
 
 def test_a_late_query_in_the_warm_up_delays_it_by_a_window_at_most(clock: Clock) -> None:
-    times, settled = contract.settle(clock.query(*[1000] * 3, 90_000, *[1000] * 16, 1000), 20, 60)
-    assert settled and len(times) <= 30
+    times = contract.settle(clock.query(*[1000] * 3, 90_000, *[1000] * 16, 1000), 20, 60)
+    assert contract.is_settled(times) and len(times) <= 30
 
 
 def test_warm_up_stops_at_its_time_and_says_that_it_did_not_settle(clock: Clock) -> None:
     falling = [10**9 - 10**6 * i for i in range(500)]
-    times, settled = contract.settle(clock.query(*falling), 20, 30)
-    assert not settled and 30 <= len(times) <= 50
+    times = contract.settle(clock.query(*falling), 20, 30)
+    assert not contract.is_settled(times) and 30 <= len(times) <= 50
 
 
 def test_without_time_for_it_the_warm_up_is_exactly_the_queries_asked_for(clock: Clock) -> None:
-    assert contract.settle(clock.query(7), 3, 0) == ([7, 7, 7], False)
-    assert contract.settle(clock.query(7), 20, 0) == ([7] * 20, True)
+    assert contract.settle(clock.query(7), 3, 0) == [7, 7, 7]
+    assert contract.settle(clock.query(7), 20, 0) == [7] * 20
 
 
 def test_settled_noise_passes_half_of_all_looks() -> None:
@@ -130,11 +130,13 @@ def test_a_clock_that_stands_still_is_given_up(clock: Clock) -> None:
     assert contract.clock_step() == 0 and clock.readings < 10**6
 
 
-@pytest.mark.parametrize("query, step, batch", [(10**6, 1, 1), (10**6, 100_000, 8), (1000, 15_000, 1024), (5001, 100, 1), (4999, 100, 2)])
-def test_a_batch_spans_fifty_steps_of_the_clock(clock: Clock, query: int, step: int, batch: int) -> None:
+@pytest.mark.parametrize(
+    "query, step, batch", [(10**6, 1, 1), (10**6, 100_000, 16), (1000, 15_000, 2048), (10_001, 100, 1), (9999, 100, 2)]
+)
+def test_a_batch_spans_twice_the_fifty_steps_of_the_clock_that_are_needed(clock: Clock, query: int, step: int, batch: int) -> None:
     clock.step = step
     invoke = clock.query(query)
-    warm_up, _ = contract.settle(invoke, 5, 0)
+    warm_up = contract.settle(invoke, 5, 0)
     assert contract.batch_size(invoke, warm_up, step) == batch
 
 
@@ -146,3 +148,31 @@ def test_on_this_machine_the_loop_adds_less_than_five_microseconds_to_a_query() 
     """The least of many: what the machine does beside it is no overhead of the loop. The bar with real models: latency_trials.py."""
     _, (samples,) = contract.interleave([lambda: None], 2000, 0, [1])
     assert samples.min() < 5000
+
+
+@pytest.mark.parametrize(
+    "query, seconds, batches", [(50_000, 600, [6, 6]), (50_000, 60, [1, 1]), (50_000, 0, [1, 1]), (1000, 600, [300, 300])]
+)
+def test_a_long_run_of_fast_queries_is_taken_in_batches(clock: Clock, query: int, seconds: float, batches: list[int]) -> None:
+    warm_up = [[query, query + 20], [query + 3]]
+    assert contract.bounded([1, 1], warm_up, seconds) == batches
+    assert seconds * 1e9 / sum(count * min(times) for count, times in zip(batches, warm_up, strict=True)) <= contract.MOST_ROUNDS
+
+
+def test_batches_of_a_coarse_clock_grow_by_one_factor_and_nothing_is_known_without_a_warm_up() -> None:
+    assert contract.bounded([2, 4], [[10**4], [5000]], 600.0) == [30, 60]
+    assert contract.bounded([1, 1], [[], []], 600.0) == [1, 1]
+
+
+@pytest.mark.parametrize("late", [3, 4, 8, 15, 16])
+def test_a_clock_that_goes_back_is_found_wherever_slices_end(clock: Clock, monkeypatch: pytest.MonkeyPatch, late: int) -> None:
+    monkeypatch.setattr(contract, "_SLICE", 4)
+    starts = np.arange(0, 340, 20)[None] + np.array([[0], [10]])
+    # Every second round runs backwards.
+    starts[:, 1::2] = starts[::-1, 1::2]
+    ends = starts + 5
+    contract._elapsed(starts, ends, np.array([1, 1]))
+    starts[:, late] -= 16
+    ends[:, late] -= 16
+    with pytest.raises(ValueError, match="the clock went back 11 ns"):
+        contract._elapsed(starts, ends, np.array([1, 1]))

@@ -95,7 +95,7 @@ def test_the_demos_w8a8_artifact_gives_the_codes_it_gives_here(
     """On the Pi 4 also: no kernel takes an instruction its processor lacks, which would end the program by SIGILL
     (tests/devices/test_emulated.py shows that it would)."""
     with device(where, request, monkeypatch) as transport, opened(transport, exclusive=True) as session:
-        assert session.facts["machine"] == "aarch64"
+        assert session.facts.machine == "aarch64"
         outcome = session.run(case.runner, Request("run", {}, "", ""), {"digits": case.artifact}, load_arrays(case.inputs), Limits())
     assert outcome.response.machine == "aarch64"
     (there,) = outcome.arrays.values()

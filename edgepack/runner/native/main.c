@@ -171,15 +171,6 @@ static void say_warm_up(const struct request *request, const struct timed *timed
         printf(": ");
         say_numbers(&timed[i].warm_up);
     }
-    printf("}, \"settled_after\": {");
-    for (int i = 0; i < request->artifact_count; i++) {
-        printf("%s", i ? ", " : "");
-        json_text(stdout, request->artifacts[i].label);
-        if (timed[i].settled)
-            printf(": %zu", timed[i].warm_up.count);
-        else
-            printf(": null");
-    }
     printf("}, \"inner\": {");
     for (int i = 0; i < request->artifact_count; i++) {
         printf("%s", i ? ", " : "");
@@ -189,7 +180,7 @@ static void say_warm_up(const struct request *request, const struct timed *timed
     printf("}");
 }
 
-/* 0 where the file cannot be read: an app's user may not. */
+/* null where the file cannot be read: a phone's shell may not. */
 static void say_load(void) {
     double load = 0;
     FILE *file = fopen("/proc/loadavg", "r");
@@ -216,13 +207,19 @@ static void time_in_turn(const struct runtime *runtime, struct request *request)
     for (int i = 0; i < count; i++) prepare(&timed[i], runtime, request, i);
     for (int i = 0; i < count; i++) settle(&timed[i], request->warm_up, request->warm_up_seconds);
     int64_t step = clock_step();
-    for (int i = 0; i < count; i++) timed[i].inner = request->inner ? request->inner : batch_size(&timed[i], step);
+    if (request->inner)
+        for (int i = 0; i < count; i++) timed[i].inner = request->inner;
+    else
+        choose_batches(timed, count, step, request->seconds);
+    int64_t began = now_ns();
     interleave(timed, count, request->pairs, request->seconds, tell);
+    int64_t ended = now_ns();
     FILE *file = open_outputs(request);
     for (int i = 0; i < count; i++) put_times(file, &timed[i], earliest(timed, count));
     close_outputs(file);
     response_header(stdout);
     printf(", \"count\": %zu, \"tick_ns\": %lld, \"timer_resolution_ns\": 1", timed[0].starts.count, (long long)step);
+    printf(", \"began_s\": %.9f, \"ended_s\": %.9f", (double)began / 1e9, (double)ended / 1e9);
     say_times(request, timed);
     say_warm_up(request, timed);
     say_load();

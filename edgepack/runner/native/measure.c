@@ -2,6 +2,7 @@
 
 #include "measure.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -9,7 +10,7 @@
 #include "common.h"
 
 /* The constants of contract.py, with their reasons there. */
-enum { WINDOW = 10, FEWEST_TICKS = 50, MOST_INNER = 1 << 20, STEPS = 16, READS = 200000, FIRST_ROOM = 256 };
+enum { WINDOW = 10, TICKS_AIMED_AT = 100, MOST_INNER = 1 << 20, MOST_ROUNDS = 1000000, STEPS = 16, READS = 200000, FIRST_ROOM = 256 };
 
 int64_t now_ns(void) {
     struct timespec now;
@@ -59,7 +60,6 @@ void settle(struct timed *timed, int64_t fewest, double most_seconds) {
     for (int64_t i = 0; i < fewest; i++) append(&timed->warm_up, query(timed, 1));
     while (most_seconds > 0 && !is_settled(&timed->warm_up) && now_ns() < until)
         for (int i = 0; i < WINDOW; i++) append(&timed->warm_up, query(timed, 1));
-    timed->settled = is_settled(&timed->warm_up);
 }
 
 static int64_t fastest_of(const struct numbers *times, int64_t otherwise) {
@@ -69,8 +69,8 @@ static int64_t fastest_of(const struct numbers *times, int64_t otherwise) {
     return fastest;
 }
 
-int64_t batch_size(const struct timed *timed, int64_t step) {
-    int64_t needed = FEWEST_TICKS * step, count = 1, fastest = fastest_of(&timed->warm_up, needed);
+static int64_t batch_size(const struct timed *timed, int64_t step) {
+    int64_t needed = TICKS_AIMED_AT * step, count = 1, fastest = fastest_of(&timed->warm_up, needed);
     while (fastest < needed && count < MOST_INNER) {
         count *= 2;
         fastest = query(timed, count);
@@ -80,6 +80,23 @@ int64_t batch_size(const struct timed *timed, int64_t step) {
         }
     }
     return count;
+}
+
+/* All larger by one factor: by the fastest query of each warm-up, so that rounds are fewer rather than more. */
+static void bound_rounds(struct timed *timed, int count, double seconds) {
+    double round = 0, most = MOST_ROUNDS;
+    for (int i = 0; i < count; i++) round += (double)timed[i].inner * (double)fastest_of(&timed[i].warm_up, 0);
+    if (round <= 0 || seconds * 1e9 <= most * round) return;
+    double factor = ceil(seconds * 1e9 / (most * round));
+    for (int i = 0; i < count; i++) {
+        double larger = factor * (double)timed[i].inner;
+        timed[i].inner = larger < MOST_INNER ? (int64_t)larger : MOST_INNER;
+    }
+}
+
+void choose_batches(struct timed *timed, int count, int64_t step, double seconds) {
+    for (int i = 0; i < count; i++) timed[i].inner = batch_size(&timed[i], step);
+    bound_rounds(timed, count, seconds);
 }
 
 static int64_t later_than(int64_t before, int64_t now, int64_t rounds) {

@@ -18,7 +18,6 @@ struct timed {
     const struct runtime *runtime;
     struct session *session;
     struct numbers warm_up, starts, ends;
-    int settled;
     int64_t inner;
 };
 
@@ -30,8 +29,8 @@ int64_t clock_step(void);
 /* At least fewest queries, then more until the last ten are no faster than the ten before, or most_seconds are over. */
 void settle(struct timed *timed, int64_t fewest, double most_seconds);
 
-/* How many queries span 50 steps of the clock. */
-int64_t batch_size(const struct timed *timed, int64_t step);
+/* Sets how many queries are timed as one: enough for the step of the clock, and so many that seconds hold a million rounds at most. */
+void choose_batches(struct timed *timed, int count, int64_t step, double seconds);
 
 /* A B, B A, ...: at least pairs rounds and seconds long. progress is told (done, pairs). A failure when the clock goes back. */
 void interleave(struct timed *timed, int count, int64_t pairs, double seconds, void (*progress)(int64_t, int64_t));
