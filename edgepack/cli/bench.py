@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgepack.latency.gate import Check
     from edgepack.pack.manifest import Estimate, Measurement
 
-DeviceOption = Annotated[str, typer.Option("--device", "-d", help="local, qemu://pi5, qemu://pi4 or ssh://user@host[:port].")]
+DeviceOption = Annotated[str, typer.Option("--device", "-d", help="local, qemu://pi5, qemu://pi4, ssh://user@host[:port] or adb://serial.")]
 # The longest wait, in seconds.
 _DAY = 86400
 _PROFILES = "smoke (does it run), quick, mlperf (1024 queries and 60 s at least) or sustained (10 minutes, with its curve)."
@@ -40,6 +40,7 @@ def command(
     wait: Annotated[float, typer.Option(min=0, max=_DAY, help="Seconds to wait while somebody else measures on the device.")] = 0,
     timeout: Annotated[float, typer.Option(min=1, max=_DAY, help="Seconds a runner may take beside the profile's own.")] = 600,
     memory: FileMemoryOption = None,
+    runtime: Annotated[Path | None, typer.Option(help="For a phone: the runtime to open there, a .so file, an AAR or a wheel.")] = None,
     json: Json = False,
 ) -> None:
     """Run and time PACK's artifacts on a device: first whether they answer right there, then how fast.
@@ -68,6 +69,7 @@ def command(
             wait=wait,
             timeout=timeout,
             memory=memory,
+            runtime=runtime,
             tell=progress.tell,
         )
     if json:
@@ -150,7 +152,9 @@ _MEANING = {
 def _title(result: BenchResult) -> str:
     facts = result.measurements[0].device
     what = facts.get("board") or facts.get("processor") or "device"
-    return f"{result.device}: {what}, {facts.get('architecture', '?')}, Python {facts.get('python', '?')}"
+    # A phone has no Python.
+    on = f"Python {facts['python']}" if "python" in facts else facts.get("system", "?")
+    return f"{result.device}: {what}, {facts.get('architecture', '?')}, {on}"
 
 
 def _table(measurements: tuple[Measurement, ...]) -> Table:

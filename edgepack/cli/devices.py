@@ -8,7 +8,7 @@ from edgepack.cli.build import Json
 from edgepack.cli.device import AnswerOption
 
 if TYPE_CHECKING:
-    from edgepack.devices.listing import Listed
+    from edgepack.devices.known import Listed
 
 
 def command(timeout: AnswerOption = 3, json: Json = False) -> None:

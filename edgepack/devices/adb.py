@@ -101,7 +101,7 @@ def chosen(address: Address) -> Attached:
     named = next((each for each in found if each.serial == address.place), None)
     if named is None:
         raise failed(str(address), "", f"device '{address.place}' not found")
-    return _ready(named)
+    return ready(named)
 
 
 def _only(found: Sequence[Attached]) -> Attached:
@@ -110,10 +110,11 @@ def _only(found: Sequence[Attached]) -> Attached:
     if len(found) > 1:
         names = ", ".join(each.address for each in found)
         raise TransportError(f"several phones are connected: {names}", "name one of them with --device")
-    return _ready(found[0])
+    return ready(found[0])
 
 
-def _ready(phone: Attached) -> Attached:
+def ready(phone: Attached) -> Attached:
+    """The phone itself; TransportError unless commands can run on it."""
     if phone.state != "device":
         known = explained(phone.address, phone.state)
         raise known or TransportError(f"{phone.address} is in the state '{phone.state}'", "start Android on it, then try again")

@@ -26,7 +26,7 @@ from edgepack.arrays import Arrays
 from edgepack.converter.process import ended, kill_tree
 from edgepack.converter.step import Limits
 from edgepack.devices import phone as phones
-from edgepack.devices.adb import SIGNALLED, Phone
+from edgepack.devices.adb import SIGNALLED, Done, Phone
 from edgepack.devices.adb_words import PulledError, failed, pulled
 from edgepack.devices.address import Address
 from edgepack.devices.native import runner_for, runner_of, runtime_library
@@ -239,9 +239,32 @@ class AdbSession(Session):
         try:
             return self._run(runner, request, artifacts, feed, limits)
         except (TransportError, RunnerError) as error:
-            # Whatever a command says when the phone goes, that it went is the cause.
-            if isinstance(error, PulledError) or (self._held.lives and self._phone.is_there()):
-                raise
+            self._refuse_gone(error)
+            raise
+
+    def tool(self, program: Path) -> str:
+        """The path of a program of the user's on the phone, kept there like the runner."""
+        return installed(self._phone, program, program.name, self._progress)
+
+    def artifact(self, path: Path) -> str:
+        """The path of a file in the run folder; sent once a session."""
+        return self._sent(path)
+
+    def shell(self, command: str, seconds: float) -> Done:
+        """Run a line of the phone's shell in this session.
+
+        Raises:
+            TransportError: the connection failed.
+        """
+        try:
+            return self._phone.shell(command, seconds)
+        except TransportError as error:
+            self._refuse_gone(error)
+            raise
+
+    def _refuse_gone(self, error: TransportError | RunnerError) -> None:
+        """PulledError when the phone went: whatever a command says then, that it went is the cause."""
+        if not isinstance(error, PulledError) and not (self._held.lives and self._phone.is_there()):
             raise pulled(str(self._phone.address)) from error
 
     def _run(self, runner: str, request: Request, artifacts: Mapping[str, Path], feed: Arrays, limits: Limits) -> Outcome:

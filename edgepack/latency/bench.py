@@ -11,8 +11,8 @@ import msgspec
 
 from edgepack.converter.step import Limits
 from edgepack.devices.address import Address, parse
-from edgepack.devices.connect import connected
-from edgepack.devices.session import Session, opened
+from edgepack.devices.session import Session
+from edgepack.devices.sessions import refuse_runtime, session_on
 from edgepack.errors import StepError
 from edgepack.inspection.limits import default_bytes
 from edgepack.latency import protocol
@@ -28,7 +28,8 @@ from edgepack.pack.run import chosen
 from edgepack.runner.bundle import PORTABLE
 from edgepack.text import cleaned
 
-# What a Raspberry Pi gets when nobody says which target.
+# What a device gets when nobody says which target, by how it is reached: a phone by adb, else a Raspberry Pi.
+_PLATFORMS = {"adb": "android"}
 _BOARD_PLATFORM = "raspberry-pi"
 
 
@@ -70,12 +71,13 @@ def bench(
     wait: float = 0.0,
     timeout: float = 600.0,
     memory: float | None = None,
+    runtime: Path | str | None = None,
     tell: Callable[[str, int, int], None] = lambda *_: None,
 ) -> BenchResult:
     """Run and time the artifacts of a pack on a device.
 
     Args:
-        device: "local", "qemu://pi5", "qemu://pi4" or "ssh://user@host[:port]".
+        device: "local", "qemu://pi5", "qemu://pi4", "ssh://user@host[:port]" or "adb://serial".
         targets, schemes: which artifacts; empty for those that the device is for.
         profile: "smoke", "quick", "mlperf" or "sustained"; seconds: the shortest time to measure, in place of the profile's.
         threads: of the runtime, >= 1.
@@ -83,6 +85,7 @@ def bench(
         save: keep the measurements in the pack and write its report again.
         wait: seconds to wait while somebody else measures on the device. timeout: seconds a runner may take beside the profile's own.
         memory: GiB a runner may allocate; None for what the artifact should need.
+        runtime: for a phone, the library that its runner opens: a .so file, an AAR or a wheel.
         tell: hears (what, done, total).
 
     What is measured is kept as it comes: what fails later takes nothing of it away. A runner that fails is in the result.
@@ -90,7 +93,8 @@ def bench(
     Raises:
         EdgepackError: bad input (exit code 2), no artifact that runs (3), a device that cannot be reached or is not ready (4).
     """
-    folder, address = Path(pack), parse(device)
+    folder, address, library = Path(pack), parse(device), None if runtime is None else Path(runtime)
+    refuse_runtime(address, library)
     asked = Bench(protocol.profile(profile, seconds), threads, margin)
     subject = OpenPack.at(folder, load_pack(folder))
     old = None if against is None else OpenPack.at(Path(against), load_pack(Path(against)))
@@ -98,7 +102,7 @@ def bench(
     limits = Limits(timeout, _memory(folder, artifacts) if memory is None else int(memory * 2**30))
     _refuse_unusable(subject, old, artifacts, save)
     found = _Found(subject, save)
-    with found.reported(), connected(address) as transport, opened(transport, exclusive=True, wait=wait, progress=tell) as session:
+    with found.reported(), session_on(address, runtime=library, wait=wait, progress=tell) as session:
         found.take(measure_on(session, subject, artifacts, asked, limits))
         if old is not None:
             found.compare(session, old, artifacts, asked, limits)
@@ -195,7 +199,8 @@ def benchable(pack: Pack, address: Address, targets: Sequence[str], schemes: Seq
     passed = [artifact for artifact in found if not artifact.failures]
     if not passed:
         raise PackError(f"every artifact of these failed its gate: {found[0].failures[0]}", "build it again: wrong answers have no latency")
-    meant = named if targets or address.transport == "local" else [each for each in named if each.platform == _BOARD_PLATFORM]
+    platform = _PLATFORMS.get(address.transport, _BOARD_PLATFORM)
+    meant = named if targets or address.transport == "local" else [each for each in named if each.platform == platform]
     run = [artifact for artifact in meant if artifact in passed] or passed
     return run, tuple(f"{each.target} {each.scheme} is not run: {_why_left_out(each)}" for each in meant if each not in run)
 

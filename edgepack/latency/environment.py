@@ -38,6 +38,9 @@ _SLEW = 0.0005
 _TICKS = 100
 # The host of a virtual machine took this share of one core's time, as much as SLOWER_ABOVE in latency.statistics decides on.
 _STOLEN = 0.03
+# android.os.PowerManager's THERMAL_STATUS_* by number, and from which on it throttles.
+_THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
+_MODERATE = 2
 # Boards throttle from here on (Raspberry Pi: soft limit 80 °C by default from the 3B+ on; 85 °C hard).
 _HOT = 80.0
 
@@ -55,6 +58,8 @@ def words(facts: Facts, state: State) -> dict[str, str]:
         "frequency": _frequency(state),
         "temperature": _counted(state, "temperature_c", "{:.0f} °C"),
         "throttling": f"0x{throttled:x}" if throttled >= 0 else "",
+        "thermal status": _thermal_status(state),
+        "battery saver": "on" if state.get("battery_saver") is True else "",
         "memory": _counted(facts, "memory_kib", "{:.1f} GiB", 2**20),
         "memory available": _counted(state, "memory_available_kib", "{:.1f} GiB", 2**20),
         "swap": _swap(state),
@@ -103,7 +108,7 @@ def _said(*found: str) -> tuple[str, ...]:
 
 
 def _slowed(facts: Facts, states: Sequence[State]) -> list[str]:
-    return [*(line for _, line in _throttled(states)), _slow_clock(facts, states)]
+    return [*(line for _, line in _throttled(states)), _thermally_throttled(states), _slow_clock(facts, states), _saving(states)]
 
 
 def _throttled(states: Sequence[State]) -> list[tuple[int, str]]:
@@ -113,6 +118,24 @@ def _throttled(states: Sequence[State]) -> list[tuple[int, str]]:
         return []
     seen = reduce(or_, held) | (held[-1] & ~held[0]) >> _SINCE_BOOT
     return [(bit, f"{what} during the run -> {hint}") for bit, (what, hint) in _THROTTLING.items() if seen >> bit & 1]
+
+
+def _thermal_status(state: State) -> str:
+    """Of a phone, in Android's words."""
+    held = int(_number(state, "thermal_status", -1.0))
+    return _THERMAL[held] if 0 <= held < len(_THERMAL) else ""
+
+
+def _thermally_throttled(states: Sequence[State]) -> str:
+    """Android says so itself, of the whole phone: from "moderate" on it slows programs down (PowerManager.THERMAL_STATUS_MODERATE)."""
+    worst = int(max(_numbers(states, "thermal_status"), default=0.0))
+    words = _THERMAL[min(worst, len(_THERMAL) - 1)]
+    return f"the phone was throttled by heat (thermal status {words}) -> let it cool, take it out of its case" if worst >= _MODERATE else ""
+
+
+def _saving(states: Sequence[State]) -> str:
+    saving = any(state.get("battery_saver") is True for state in states)
+    return "the battery saver was on, which slows the processor -> switch it off, or charge the phone" if saving else ""
 
 
 def _slow_clock(facts: Facts, states: Sequence[State]) -> str:
