@@ -322,6 +322,11 @@ class FakePhone:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its cable is plugged in."""
+        return self._server is not None
+
     def running(self) -> list[subprocess.Popen[bytes]]:
         """What runs on it now."""
         return [process for process in self.started if process.poll() is None]
