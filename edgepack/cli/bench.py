@@ -41,12 +41,13 @@ def command(
     timeout: Annotated[float, typer.Option(min=1, max=_DAY, help="Seconds a runner may take beside the profile's own.")] = 600,
     memory: FileMemoryOption = None,
     runtime: Annotated[Path | None, typer.Option(help="For a phone: the runtime to open there, a .so file, an AAR or a wheel.")] = None,
+    benchmark_model: Annotated[Path | None, typer.Option(help="For a phone: Google's benchmark_model, to time the same files too.")] = None,
     json: Json = False,
 ) -> None:
     """Run and time PACK's artifacts on a device: first whether they answer right there, then how fast.
 
-    Without --target, a Raspberry Pi gets the artifacts made for one, and this machine all that run on it. Exit code 1: wrong answers, a
-    budget of the target not met, or slower than the older pack by more than the margin.
+    Without --target, a Raspberry Pi or a phone gets the artifacts made for one, and this machine all that run on it. Exit code 1: wrong
+    answers, a budget of the target not met, or slower than the older pack by more than the margin.
     Exit code 3: an artifact does not run there; the others were measured.
     """
     from edgepack.cli.output import Progress, emit_json
@@ -70,6 +71,7 @@ def command(
             timeout=timeout,
             memory=memory,
             runtime=runtime,
+            benchmark_model=benchmark_model,
             tell=progress.tell,
         )
     if json:

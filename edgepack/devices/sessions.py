@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgepack.devices.address import Address
 from edgepack.devices.connect import connected
 from edgepack.devices.session import Progress, Session, opened
 from edgepack.errors import InputError
+
+if TYPE_CHECKING:
+    from edgepack.devices.adb_session import AdbSession
 
 # What every phone needs and none has.
 _WHICH = "--runtime libLiteRt.so, or an AAR of LiteRT or ONNX Runtime; the README says where they are"
@@ -38,8 +42,21 @@ def session_on(address: Address, *, runtime: Path | None, wait: float, progress:
         yield session
 
 
-def refuse_runtime(address: Address, runtime: Path | None) -> None:
-    """InputError unless a runtime is named for phones, and for them alone."""
+def refuse_tool(session: Session) -> AdbSession:
+    """The session as one on a phone; InputError when it is not."""
+    from edgepack.devices.adb_session import AdbSession
+
+    if not isinstance(session, AdbSession):
+        raise InputError("benchmark_model runs on phones alone", "leave --benchmark-model out, or name a phone: --device adb://serial")
+    return session
+
+
+def refuse_runtime(address: Address, runtime: Path | None, tool: Path | None = None) -> None:
+    """InputError unless a runtime is named for phones, and for them alone; the same of benchmark_model, which is a file."""
+    if tool is not None and (address.transport != "adb" or not tool.is_file()):
+        raise InputError(
+            f"{tool} cannot be run on {address}", "--benchmark-model names Google's tool, built for the phone, and is for phones"
+        )
     if address.transport == "adb" and runtime is None:
         raise InputError(f"{address} has no runtime of its own", f"name one: {_WHICH}")
     if address.transport != "adb" and runtime is not None:

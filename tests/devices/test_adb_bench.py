@@ -23,6 +23,7 @@ from edgepack.latency.on_device import truth_of
 from edgepack.pack.files import load_pack
 from tests.backends import test_int8_isolation as isolation
 from tests.backends.int8_cases import CASES, Array, Arrays, Quantized
+from tests.devices.test_benchmark_model import TOOL
 from tests.fakes.adbd import FakePhone
 from tests.runner.test_bundle import model
 from tests.system.program import edgepack, failure
@@ -60,6 +61,22 @@ def test_onnxruntime_runs_the_packs_other_artifact(pack: Path, adb_phone: FakePh
     assert result.passed and [each.target for each in result.measurements] == ["raspberry-pi-5"]
 
 
+def test_benchmark_model_is_a_remark_beside_our_times(pack: Path, adb_phone: FakePhone, litert: Path) -> None:
+    result = bench(pack, adb_phone.address, runtime=litert, benchmark_model=TOOL, profile="quick", seconds=0.2, save=False)
+    (found,) = result.measurements
+    assert found.latency is not None
+    (line,) = [each for each in found.latency.warnings if each.startswith("benchmark_model")]
+    assert "1.62 ms over 612 queries" in line and "(emulated)" in line
+
+
+def test_a_benchmark_model_that_fails_ends_nothing_else(pack: Path, adb_phone: FakePhone, litert: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "benchmark_model"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    result = bench(pack, adb_phone.address, runtime=litert, benchmark_model=broken, profile="quick", seconds=0.2, save=False)
+    assert len(result.measurements) == 1 and [each.scheme for each in result.failures] == ["fp32 by benchmark_model"]
+
+
 def test_a_cable_that_is_pulled_ends_the_bench_with_exit_code_4(pack: Path, adb_phone: FakePhone, litert: Path) -> None:
     def tell(what: str, done: int, total: int) -> None:
         if what == "time" and adb_phone.is_there:
@@ -91,6 +108,7 @@ def test_phones_are_among_the_devices(adb_phone: FakePhone) -> None:
         (("--device", "adb://R5CT123"), 2, "--runtime"),
         (("--device", "adb://R5CT123", "--runtime", "libLiteRt.so"), 4, "not connected"),
         (("--device", "local", "--runtime", "libLiteRt.so"), 2, "leave --runtime out"),
+        (("--device", "local", "--benchmark-model", "benchmark_model"), 2, "is for phones"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(
@@ -99,6 +117,11 @@ def test_the_command_line_refuses_in_one_line(
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", adb_server["ANDROID_ADB_SERVER_PORT"])
     ended = edgepack("bench", pack, "--profile", "smoke", "--no-save", *options, cwd=pack)
     assert ended.returncode == code and words in failure(ended)
+
+
+def test_a_phone_needs_no_setup(tmp_path: Path) -> None:
+    ended = edgepack("device", "setup", "adb://R5CT123", cwd=tmp_path)
+    assert ended.returncode == 2 and "needs no setup" in failure(ended)
 
 
 def test_devices_lists_phones_as_data(adb_phone: FakePhone) -> None:
