@@ -41,6 +41,11 @@ from edgepack.errors import InputError
 
 # Seconds between looks at the phone during a run; a look starts some ten small programs on cores that the runner leaves free.
 _INTERVAL = 2.0
+# Seconds that one look may take; after so many in a row that took longer, a phone that adb still lists is gone from its network.
+_LOOKING, _LOST_AFTER = 15.0, 2
+# A network that is lost tells neither side: this one says every so many seconds that it is there, and the runner leaves after the longer
+# time without a word. The same as edgepack.devices.session has.
+_BEAT, _SILENCE = 10.0, 60.0
 # Seconds for the phone to answer at first, and for the runner to clean up.
 _ANSWERING, _CLEANING = 30.0, 20.0
 # Bytes of standard error that a failure can quote; of the runner's answer, whose warm-up may be long; of what the holder says.
@@ -166,9 +171,10 @@ class _Held:
 
 @contextmanager
 def _held(phone: Phone, runner: str, wait: float) -> Iterator[_Held]:
-    process = phone.start(f"exec {shlex.quote(runner)} hold {phone.runs} {wait:g}")
+    process = phone.start(f"exec {shlex.quote(runner)} hold {phone.runs} {wait:g} {_SILENCE:g}")
     try:
-        yield _Held(process, _ready(phone, process, wait))
+        with _beating(process):
+            yield _Held(process, _ready(phone, process, wait))
     finally:
         _let_go(process)
 
@@ -271,7 +277,7 @@ class AdbSession(Session):
         self._runs += 1
         there = {label: self._sent(path) for label, path in artifacts.items()}
         asked = paths(there, request, self._remote("inputs"), self._remote("outputs"))
-        asked_there = self._written("request", request_lines(asked, self._programs.library, feed))
+        asked_there = self._written("request", request_lines(asked, self._programs.library, feed, _SILENCE))
         self._written("inputs", input_bytes(feed))
         ending = self._started(asked_there, asked, limits, runner)
         response = self._named(respond(ending.said, ending.words, ending.code, runner))
@@ -307,16 +313,16 @@ class AdbSession(Session):
         return output_arrays(answer, local.read_bytes())
 
     def _started(self, request: str, asked: Request, limits: Limits, runner: str) -> Ending:
-        before = phones.state(self._phone, self._programs.runner)
+        before = phones.state(self._phone, self._programs.runner, _LOOKING)
         process = self._phone.start(f"{self._limit(limits)}exec {shlex.quote(self._programs.runner)} answer {shlex.quote(request)}")
-        watch = _Watch(self._phone, self._programs.runner)
-        with watch, ended(process):
+        watch = _Watch(self._phone, self._programs.runner, process)
+        with watch, ended(process), _beating(process):
             heard = _hear(process, limits.seconds, lambda done, total: self._progress(asked.action, done, total))
         if heard.late:
             raise RunnerError(f"the {runner} runner hung: no answer after {limits.seconds:g} s", "raise --timeout, or run fewer samples")
-        if not _is_answer(heard.said) and not (self._held.lives and self._phone.is_there()):
+        if watch.lost or (not _is_answer(heard.said) and not (self._held.lives and self._phone.is_there())):
             raise pulled(str(self._phone.address))
-        after = phones.state(self._phone, self._programs.runner)
+        after = phones.state(self._phone, self._programs.runner, _LOOKING)
         return Ending(heard.code, "ended", heard.said, heard.words, 0, 0.0, [before, *watch.states, after])
 
     def _limit(self, limits: Limits) -> str:
@@ -398,12 +404,36 @@ def _progress_of(line: bytes) -> tuple[int, int] | None:
     return done, total
 
 
-class _Watch:
-    """Looks at the phone during a run; a look that fails is none, and the run's own failure tells why."""
+@contextmanager
+def _beating(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Says to a program on the phone, now and then, that this side is there."""
+    assert process.stdin is not None
+    stdin, over = process.stdin, threading.Event()
 
-    def __init__(self, phone: Phone, runner: str) -> None:
+    def beat() -> None:
+        while not over.wait(_BEAT):
+            with suppress(OSError, ValueError):
+                stdin.write(b"\n")
+                stdin.flush()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+class _Watch:
+    """Looks at the phone during a run; a look that fails is none, and the run's own failure tells why.
+
+    Where looks go unanswered the phone is ``lost``, and the process that waits for it is ended.
+    """
+
+    def __init__(self, phone: Phone, runner: str, process: subprocess.Popen[bytes]) -> None:
         self.states: list[State] = []
-        self._phone, self._runner = phone, runner
+        self.lost = False
+        self._phone, self._runner, self._process = phone, runner, process
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -416,11 +446,18 @@ class _Watch:
         self._thread.join(_INTERVAL)
 
     def _look(self) -> None:
-        while not self._over.wait(_INTERVAL):
+        missed = 0
+        while not self._over.wait(_INTERVAL) and missed < _LOST_AFTER:
             started = time.monotonic()
-            with suppress(TransportError):
-                found = phones.state(self._phone, self._runner)
+            try:
+                found = phones.state(self._phone, self._runner, _LOOKING)
+                missed = 0
                 if not self._over.is_set():
                     self.states.append(found)
+            except TransportError:
+                missed += 1
             # A phone whose answers are slow is asked less often.
             self._over.wait(time.monotonic() - started)
+        self.lost = missed >= _LOST_AFTER and not self._over.is_set()
+        if self.lost:
+            kill_tree(self._process)

@@ -43,18 +43,24 @@ class Answer(msgspec.Struct, frozen=True):
     cpu_seconds: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
 
 
-def request_lines(request: Request, runtime: str, feed: Arrays) -> bytes:
+def request_lines(request: Request, runtime: str, feed: Arrays, silence: float = 0.0) -> bytes:
     """The request file.
 
     Args:
         request: its artifacts, inputs and outputs are paths on the device.
         runtime: path of the library there.
         feed: stacked inputs; empty for "describe".
+        silence: seconds without a word after which a tethered runner leaves; 0 for never.
 
     Raises:
         RunnerError: a name that cannot be written, or arrays that the runner does not pass.
     """
-    lines: list[tuple[Any, ...]] = [("action", request.action), ("runtime", runtime), ("tethered", int(request.tethered))]
+    lines: list[tuple[Any, ...]] = [
+        ("action", request.action),
+        ("runtime", runtime),
+        ("tethered", int(request.tethered)),
+        ("silence", silence),
+    ]
     lines += [(name, getattr(request, name)) for name in _NUMBERS]
     lines += [("artifact", label, path) for label, path in request.artifacts.items()]
     if feed:

@@ -75,10 +75,10 @@ def facts(phone: Phone) -> tuple[Facts, str]:
     return _checked(facts_of(said), Facts, phone), _properties(said).get("ro.product.cpu.abi", "")
 
 
-def state(phone: Phone, runner: str) -> State:
-    """What does. ``runner`` is the path of the C runner there: it reads the clocks."""
+def state(phone: Phone, runner: str, seconds: float) -> State:
+    """What does. ``runner`` is the path of the C runner there: it reads the clocks. ``seconds``: that it may take to answer."""
     commands = {"clocks": f"{shlex.quote(runner)} clocks", **_STATE}
-    return _checked(state_of(sections(phone.asked(line(commands), "asking how it does"))), State, phone)
+    return _checked(state_of(sections(phone.asked(line(commands), "asking how it does", seconds))), State, phone)
 
 
 def _checked(found: dict[str, Any], kind: type[_Kind], phone: Phone) -> _Kind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from edgepack.arrays import Arrays, load_arrays, save_arrays
 from edgepack.converter.step import Limits
 from edgepack.devices import adb as adb_module
+from edgepack.devices import adb_session
 from edgepack.devices.adb import Attached, Phone, attached, listed
 from edgepack.devices.adb_session import AdbSession, Runtime, opened
 from edgepack.devices.adb_words import PulledError, explained
@@ -185,6 +187,26 @@ def test_a_cable_that_is_pulled_in_mid_run_is_one_line_and_leaves_nothing(adb_ph
     while (adb_phone.running() or adb_phone.folders()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not adb_phone.running() and not adb_phone.folders()
+
+
+def test_a_phone_that_leaves_its_network_without_a_word_is_missed_and_lets_go(
+    adb_phone: FakePhone, litert: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in {"_LOOKING": 1.0, "_INTERVAL": 0.2, "_BEAT": 0.5, "_SILENCE": 3.0, "_CLEANING": 1.0}.items():
+        monkeypatch.setattr(adb_session, name, seconds)
+    artifact, _, feed = convolution(tmp_path)
+    with pytest.raises(PulledError, match="broke while it ran"), opened(parse(adb_phone.address), litert) as session:
+        run = lambda: session.run("litert", _LONG, {"a": artifact}, {"x0": feed["x0"][:1]}, LIMITS)  # noqa: E731
+        _during(run, session, adb_phone.leave_network)
+    deadline = time.monotonic() + 10
+    while (_computing(adb_phone) or adb_phone.folders()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _computing(adb_phone) and not adb_phone.folders()
+
+
+def _computing(phone: FakePhone) -> list[subprocess.Popen[bytes]]:
+    """Programs of ours; a look that came too late may still wait for somebody to read it."""
+    return [process for process in phone.running() if " answer " in str(process.args) or " hold " in str(process.args)]
 
 
 def test_a_runner_that_hangs_is_given_up_and_the_session_goes_on(session: AdbSession, adb_phone: FakePhone, tmp_path: Path) -> None:

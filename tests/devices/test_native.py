@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import zipfile
 from pathlib import Path
 
@@ -151,8 +152,21 @@ def test_a_command_line_that_is_none_has_its_usage(runner: Path) -> None:
 
 
 def test_a_place_that_cannot_be_held_is_refused(runner: Path) -> None:
-    done = subprocess.run([runner, "hold", "/proc/none", "0"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run([runner, "hold", "/proc/none", "0", "0"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 73 and json.loads(done.stdout)["refused"] == "/proc/none"
+
+
+def test_a_holder_that_hears_nothing_for_too_long_lets_go(runner: Path, tmp_path: Path) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([runner, "hold", tmp_path, "0", "0.5"], stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None and process.stdout is not None
+        folder = Path(json.loads(process.stdout.readline())["ready"]["folder"])
+        for _ in range(4):
+            time.sleep(0.3)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        assert process.poll() is None and folder.is_dir()
+        assert process.wait(5) == 0 and not folder.exists()
 
 
 def test_names_of_libraries_tell_which_artifacts_they_run() -> None:

@@ -94,6 +94,7 @@ class _Connection(socketserver.BaseRequestHandler):
         self.server.connections.append(self.request)
 
     def send(self, command: int, first: int, second: int, data: bytes = b"") -> None:
+        self.server.phone.in_reach.wait()
         checksum = 0 if self.plain else sum(data) & 0xFFFFFFFF
         with self.sending:
             self.request.sendall(struct.pack("<6I", command, first, second, len(data), checksum, command ^ 0xFFFFFFFF) + data)
@@ -104,6 +105,7 @@ class _Connection(socketserver.BaseRequestHandler):
             chunk = self.request.recv(count - len(taken))
             if not chunk:
                 raise EOFError
+            self.server.phone.in_reach.wait()
             taken += chunk
         return taken
 
@@ -264,6 +266,7 @@ class FakePhone:
     damaged: int = 0
     port: int = 0
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    in_reach: threading.Event = field(default_factory=threading.Event)
     _server: _Server | None = None
 
     @property
@@ -308,6 +311,7 @@ class FakePhone:
     def start(self) -> None:
         """Be there: adb can connect."""
         self.root.mkdir(parents=True, exist_ok=True)
+        self.in_reach.set()
         self._server = _Server(self)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -321,6 +325,10 @@ class FakePhone:
         for connection in server.connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def leave_network(self) -> None:
+        """Fall silent without a word, as a phone does that leaves its wireless network, until ``stop``."""
+        self.in_reach.clear()
 
     @property
     def is_there(self) -> bool:
@@ -336,6 +344,7 @@ class FakePhone:
         return sorted(path.name for path in self.folder.glob("run-*"))
 
     def stop(self) -> None:
+        self.in_reach.set()
         if self._server is not None:
             self.pull_cable()
         for process in self.running():

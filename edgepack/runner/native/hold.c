@@ -49,6 +49,17 @@ static int ends_within(int milliseconds) {
     return ready > 0 && read(STDIN_FILENO, dropped, sizeof dropped) <= 0;
 }
 
+/* Until the connection goes: its input ends, or nothing comes for so long. */
+static void wait_for_end(double silence) {
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    int milliseconds = silence > 0 ? (int)(silence * 1000) : -1;
+    char dropped[256];
+    while (!told_to_end) {
+        int ready = poll(&input, 1, milliseconds);
+        if (ready == 0 || (ready > 0 && read(STDIN_FILENO, dropped, sizeof dropped) <= 0)) return;
+    }
+}
+
 static int refuse(const char *what) {
     printf("{\"refused\": ");
     json_text(stdout, what);
@@ -94,17 +105,17 @@ static void say_ready(const char *folder) {
     (void)fflush(stdout);
 }
 
-static int hold_folder(const char *place) {
+static int hold_folder(const char *place, double silence) {
     char folder[PATH_ROOM];
     int length = snprintf(folder, sizeof folder, "%s/%sXXXXXX", place, PREFIX);
     if (length < 0 || (size_t)length >= sizeof folder || mkdtemp(folder) == NULL) return refuse(place);
     say_ready(folder);
-    while (!ends_within(-1)) continue;
+    wait_for_end(silence);
     remove_tree(folder);
     return 0;
 }
 
-int hold(const char *place, double seconds) {
+int hold(const char *place, double seconds, double silence) {
     char path[PATH_ROOM];
     end_tidily();
     int length = snprintf(path, sizeof path, "%s/lock", place);
@@ -115,7 +126,7 @@ int hold(const char *place, double seconds) {
         return EXIT_BUSY;
     }
     clear_left(place);
-    return hold_folder(place);
+    return hold_folder(place, silence);
 }
 
 static double seconds_of(clockid_t clock) {
@@ -130,15 +141,15 @@ int print_clocks(void) {
     return 0;
 }
 
-static void *wait_for_end(void *nothing) {
-    char dropped[256];
-    while (read(STDIN_FILENO, dropped, sizeof dropped) > 0) continue;
+static _Noreturn void *leave_at_end(void *silence) {
+    wait_for_end(*(double *)silence);
     _Exit(1);
-    return nothing;
 }
 
-void leave_with_connection(void) {
+void leave_with_connection(double silence) {
+    static double held;
     pthread_t thread;
-    if (pthread_create(&thread, NULL, wait_for_end, NULL) != 0) fail("cannot start a thread");
+    held = silence;
+    if (pthread_create(&thread, NULL, leave_at_end, &held) != 0) fail("cannot start a thread");
     (void)pthread_detach(thread);
 }

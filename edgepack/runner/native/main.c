@@ -1,7 +1,7 @@
 /* The runner for phones: one program for LiteRT and ONNX Runtime, which it opens by path. libc only.
  *
  *     edgepack-runner answer REQUEST         one request (request.h); the response is the last line of standard output, as JSON
- *     edgepack-runner hold FOLDER SECONDS    the device's lock and a run folder, until standard input ends (hold.h)
+ *     edgepack-runner hold FOLDER SECONDS SILENCE    the device's lock and a run folder, until standard input ends (hold.h)
  *     edgepack-runner clocks                 the device's clocks
  *
  * Exit code 0 for a response with "ok": true, 1 otherwise, 2 for a command line that is none. Progress and words go to standard error.
@@ -232,7 +232,7 @@ static int answer(const char *path) {
         void (*act)(const struct runtime *, struct request *);
     } actions[] = {{"run", run}, {"time", time_in_turn}, {"describe", describe}};
     struct request *request = read_request(path);
-    if (request->tethered) leave_with_connection();
+    if (request->tethered) leave_with_connection(request->silence);
     for (size_t i = 0; i < sizeof actions / sizeof actions[0]; i++) {
         if (strcmp(request->action, actions[i].name) != 0) continue;
         actions[i].act(open_runtime(request->runtime), request);
@@ -245,8 +245,9 @@ static int answer(const char *path) {
 
 int main(int count, char **arguments) {
     if (count == 3 && strcmp(arguments[1], "answer") == 0) return answer(arguments[2]);
-    if (count == 4 && strcmp(arguments[1], "hold") == 0) return hold(arguments[2], strtod(arguments[3], NULL));
+    if (count == 5 && strcmp(arguments[1], "hold") == 0)
+        return hold(arguments[2], strtod(arguments[3], NULL), strtod(arguments[4], NULL));
     if (count == 2 && strcmp(arguments[1], "clocks") == 0) return print_clocks();
-    fprintf(stderr, "usage: edgepack-runner answer REQUEST | hold FOLDER SECONDS | clocks\n");
+    fprintf(stderr, "usage: edgepack-runner answer REQUEST | hold FOLDER SECONDS SILENCE | clocks\n");
     return 2;
 }

@@ -62,7 +62,7 @@ static int set_number(struct request *request, const char *key, const char *valu
         {"threads", &request->threads, NULL},     {"warm_up", &request->warm_up, NULL},
         {"pairs", &request->pairs, NULL},         {"inner", &request->inner, NULL},
         {"tethered", &request->tethered, NULL},   {"seconds", NULL, &request->seconds},
-        {"warm_up_seconds", NULL, &request->warm_up_seconds},
+        {"warm_up_seconds", NULL, &request->warm_up_seconds}, {"silence", NULL, &request->silence},
     };
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
         if (strcmp(key, places[i].name) != 0) continue;

@@ -5,6 +5,7 @@
  *     input  name  dtype  d0  d1 ...        (one for each input: the shape of a sample)
  *     samples  n                            inputs  path of their bytes         outputs  path to write
  *     threads, warm_up, warm_up_seconds, pairs, seconds, inner, tethered: a number each, as in edgepack/runner/contract.py
+ *     silence  seconds without a word on standard input after which a tethered runner leaves; 0 for never
  *
  * The bytes of the inputs follow each other in the order of their lines, each with its samples stacked.
  */
@@ -28,7 +29,7 @@ struct request {
     struct tensor inputs[MOST_INPUTS]; /* of one sample; data is of the first */
     int input_count;
     int64_t schema, samples, threads, warm_up, pairs, inner, tethered;
-    double seconds, warm_up_seconds;
+    double seconds, warm_up_seconds, silence;
 };
 
 /* Reads a request; a failure names what it lacks. */
