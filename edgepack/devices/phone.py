@@ -8,15 +8,24 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from edgepack.devices.adb import Phone
 from edgepack.devices.probed import Facts, State
 from edgepack.devices.transport import TransportError
 
 _Kind = TypeVar("_Kind")
+
+
+class PhoneState(State, frozen=True):
+    """A look at a phone: also PowerManager's thermal status (0 none to 6 shutdown), and whether the battery saver is on."""
+
+    thermal_status: Annotated[int, Meta(ge=0, le=100)] | None = None
+    battery_saver: bool | None = None
+
 
 _CPU = "/sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 _FACTS = {
@@ -75,10 +84,10 @@ def facts(phone: Phone) -> tuple[Facts, str]:
     return _checked(facts_of(said), Facts, phone), _properties(said).get("ro.product.cpu.abi", "")
 
 
-def state(phone: Phone, runner: str, seconds: float) -> State:
+def state(phone: Phone, runner: str, seconds: float) -> PhoneState:
     """What does. ``runner`` is the path of the C runner there: it reads the clocks. ``seconds``: that it may take to answer."""
     commands = {"clocks": f"{shlex.quote(runner)} clocks", **_STATE}
-    return _checked(state_of(sections(phone.asked(line(commands), "asking how it does", seconds))), State, phone)
+    return _checked(state_of(sections(phone.asked(line(commands), "asking how it does", seconds))), PhoneState, phone)
 
 
 def _checked(found: dict[str, Any], kind: type[_Kind], phone: Phone) -> _Kind:

@@ -57,9 +57,6 @@ class State(msgspec.Struct, frozen=True):
     memory_available_kib: _Count | None
     load: _Load | None
     stolen_ticks: _Count | None
-    # Phones alone: PowerManager's thermal status (0 none to 6 shutdown), and whether the battery saver is on.
-    thermal_status: Annotated[int, Meta(ge=0, le=100)] | None = None
-    battery_saver: bool | None = None
 
 
 # Before a run and after it at least; between them one about every second.

@@ -24,6 +24,7 @@ from edgepack.devices.adb_session import AdbSession, Runtime, opened
 from edgepack.devices.adb_words import PulledError, explained
 from edgepack.devices.address import parse
 from edgepack.devices.native import NativeError
+from edgepack.devices.phone import PhoneState
 from edgepack.devices.runner_process import Request, RunnerError, run_local
 from edgepack.devices.session import BusyError
 from edgepack.devices.transport import TransportError
@@ -116,7 +117,8 @@ def test_what_the_phone_is_and_how_it_does(session: AdbSession, tmp_path: Path) 
     assert session.facts.board == "Fake Phone One" and session.facts.processor == "Fakecomm FK1000"
     assert session.facts.system == "Android 15 (API 35)" and session.facts.machine == "aarch64"
     assert session.transport.emulated and session.facts.page_bytes == 4096
-    assert states[0].temperature_c == 43.0 and states[0].thermal_status == 0 and states[0].battery_saver is False
+    before = states[0]
+    assert isinstance(before, PhoneState) and (before.temperature_c, before.thermal_status, before.battery_saver) == (43.0, 0, False)
     assert states[-1].monotonic_s > states[0].monotonic_s
 
 

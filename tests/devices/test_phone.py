@@ -7,8 +7,8 @@ import subprocess
 import msgspec
 import pytest
 
-from edgepack.devices.phone import facts_of, line, sections, state_of
-from edgepack.devices.probed import Facts, State
+from edgepack.devices.phone import PhoneState, facts_of, line, sections, state_of
+from edgepack.devices.probed import Facts
 
 # In the form of a Pixel 8's getprop on Android 15; values shortened.
 PROPERTIES = """[ro.build.version.release]: [15]
@@ -54,7 +54,7 @@ def test_makers_that_repeat_themselves_are_named_once() -> None:
 
 
 def test_heat_is_what_the_phone_measures_now_not_what_it_remembers() -> None:
-    state = msgspec.convert(state_of({"clocks": CLOCKS, "thermal": THERMAL, "saver": "1\n"}), State)
+    state = msgspec.convert(state_of({"clocks": CLOCKS, "thermal": THERMAL, "saver": "1\n"}), PhoneState)
     assert (state.temperature_c, state.thermal_status, state.battery_saver) == (61.25, 3, True)
 
 
@@ -66,14 +66,14 @@ def test_frequencies_and_governors_of_unlike_cores() -> None:
 
 
 def test_a_phone_that_lets_nothing_be_read_has_clocks_alone() -> None:
-    state = msgspec.convert(state_of({"clocks": CLOCKS}), State)
+    state = msgspec.convert(state_of({"clocks": CLOCKS}), PhoneState)
     assert state.monotonic_s == 1000.25 and state.temperature_c is None and state.thermal_status is None and state.swapped_pages is None
 
 
 @pytest.mark.parametrize("said", ["", "not executable: 64-bit ELF file", "{}", '{"wall_s": "x"}'])
 def test_a_runner_that_tells_no_time_is_no_answer(said: str) -> None:
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(state_of({"clocks": said}), State)
+        msgspec.convert(state_of({"clocks": said}), PhoneState)
 
 
 def test_one_line_of_shell_asks_everything_and_survives_what_fails() -> None:

@@ -101,7 +101,8 @@ void choose_batches(struct timed *timed, int count, int64_t step, double seconds
 
 static int64_t later_than(int64_t before, int64_t now, int64_t rounds) {
     if (now < before)
-        fail("the clock went back %lld ns after %lld rounds: no time of this run can be trusted", (long long)(before - now), (long long)rounds);
+        fail("the clock went back %lld ns after %lld rounds: no time of this run can be trusted", (long long)(before - now),
+             (long long)rounds);
     return now;
 }
 

@@ -199,8 +199,8 @@ static void set_inputs(struct session *session, const struct tensor *inputs, int
         struct tensor taken = input_of(session, index);
         require_same(given, &taken);
         if (session->taken[index]) ort.release_value(session->taken[index]);
-        check(ort.create_tensor(shared.memory, given->data, given->bytes, given->shape, (size_t)given->rank, element_to_onnx(given->element),
-                                &session->taken[index]),
+        check(ort.create_tensor(shared.memory, given->data, given->bytes, given->shape, (size_t)given->rank,
+                                element_to_onnx(given->element), &session->taken[index]),
               "making a tensor");
         check(ort.bind_input(session->binding, given->name, session->taken[index]), "binding an input");
     }

@@ -13,8 +13,9 @@ struct kind {
 
 /* TfLiteType of LiteRT's c_api_types.h; TensorProto.DataType of onnx.proto. */
 static const struct kind KINDS[] = {
-    {"float32", 1, 1, 4}, {"int32", 2, 6, 4},    {"uint8", 3, 2, 1},   {"int64", 4, 7, 8},   {"bool", 6, 9, 1},     {"int16", 7, 5, 2},
-    {"int8", 9, 3, 1},    {"float16", 10, 10, 2}, {"float64", 11, 11, 8}, {"uint64", 13, 13, 8}, {"uint32", 16, 12, 4}, {"uint16", 17, 4, 2},
+    {"float32", 1, 1, 4},    {"int32", 2, 6, 4},     {"uint8", 3, 2, 1},      {"int64", 4, 7, 8},
+    {"bool", 6, 9, 1},       {"int16", 7, 5, 2},     {"int8", 9, 3, 1},       {"float16", 10, 10, 2},
+    {"float64", 11, 11, 8},  {"uint64", 13, 13, 8},  {"uint32", 16, 12, 4},   {"uint16", 17, 4, 2},
 };
 enum { KIND_COUNT = sizeof KINDS / sizeof KINDS[0] };
 
