@@ -10,6 +10,7 @@ processes, which take turns in what is loaded first. Truth kind ``host``: this m
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import multiprocessing
 import os
@@ -28,7 +29,7 @@ import numpy as np
 
 import edgepack
 from edgepack.latency import statistics
-from edgepack.latency.timing import alone
+from edgepack.runner.supervisor import LOCK
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -103,7 +104,8 @@ def row(what: str, against: str, ours: Path, theirs: Path, bar: float) -> Row:
     """Time one pair, alone on this machine as far as other edgepacks go."""
     mine: list[int] = []
     other: list[int] = []
-    with alone():
+    with Path(LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         for index in range(PROCESSES):
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
                 first, second = process.submit(interleaved, ours, theirs, index % 2 == 0).result()

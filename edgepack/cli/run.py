@@ -23,7 +23,7 @@ def command(
     target: PackTargetOption = None,
     scheme: PackSchemeOption = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
-    time: Annotated[bool, typer.Option(help="Also time it (40 queries, this machine).")] = True,
+    time: Annotated[bool, typer.Option(help="Also time it (40 queries and 0.2 s at least, on this machine).")] = True,
     timeout: TimeoutOption = 120,
     memory: FileMemoryOption = None,
     json: Json = False,

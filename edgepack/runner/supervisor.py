@@ -239,7 +239,7 @@ def _run(job: dict[str, Any], folder: Path, inbox: _Inbox) -> dict[str, Any]:
 
 def _follow(child: _Child, inbox: _Inbox, seconds: float, states: list[dict[str, Any]]) -> str:
     """Reads the child until it ends, is too slow or the connection goes: "ended", "hung"; leaves when the connection is gone."""
-    deadline, look = time.monotonic() + seconds, time.monotonic() + INTERVAL
+    deadline, look, seen_working = time.monotonic() + seconds, time.monotonic() + INTERVAL, False
     with selectors.DefaultSelector() as selector:
         selector.register(inbox, selectors.EVENT_READ)
         for stream in child.streams:
@@ -248,9 +248,10 @@ def _follow(child: _Child, inbox: _Inbox, seconds: float, states: list[dict[str,
             now = time.monotonic()
             if now >= deadline:
                 return "hung"
-            if now >= look:
+            # A run shorter than the interval gets a look as well: when its rounds are known to have begun.
+            if now >= look or (child.progressed and not seen_working):
                 states.append(probes.state())
-                look = now + INTERVAL
+                look, seen_working = now + INTERVAL, child.progressed
             for key, _ in selector.select(max(0.0, min(look, deadline) - time.monotonic())):
                 if key.fileobj is inbox:
                     inbox.read()
@@ -270,6 +271,7 @@ class _Child:
         self._open = set(map(id, self.streams))
         self._said, self._complained = bytearray(), bytearray()
         self._status: tuple[int, Any] | None = None
+        self.progressed = False
 
     @classmethod
     def start(cls, arguments: list[str], job: dict[str, Any], folder: Path) -> _Child:
@@ -307,6 +309,7 @@ class _Child:
         """Whole lines of progress go on; other words are kept, the last of them."""
         *lines, rest = bytes(self._complained + chunk).split(b"\n")
         kept = [line for line in lines if not _passes_on(line)]
+        self.progressed = self.progressed or len(kept) < len(lines)
         self._complained = bytearray(b"\n".join([*kept, rest])[-_WORDS:])
 
     def wait(self, seconds: float) -> bool:

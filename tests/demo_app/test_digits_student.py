@@ -82,6 +82,7 @@ def test_weights_file_stays_below_200_kilobytes() -> None:
     assert (DIGITS / "student.safetensors").stat().st_size < 200_000
 
 
+@pytest.mark.slow
 def test_distilling_again_lands_in_the_committed_intervals_and_beats_the_plain_student(tmp_path: Path) -> None:
     # One test, so that parallel workers train once: about a CPU-minute.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

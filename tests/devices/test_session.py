@@ -99,6 +99,14 @@ def test_a_runner_answers_through_a_session_what_onnxruntime_answers(artifact: P
     assert left(tmp_path) == []
 
 
+def test_a_run_shorter_than_the_interval_is_looked_at_while_its_rounds_go_on(artifact: Path) -> None:
+    with opened(Local(), exclusive=True) as session:
+        outcome = session.run("ort", Request("time", {}, "", "", pairs=300, seconds=0.5), {"m": artifact}, FEED, LIMITS)
+    began, ended = outcome.response.began_s, outcome.response.ended_s
+    assert ended - began < 1
+    assert any(began <= state.monotonic_s <= ended for state in outcome.ending.states)
+
+
 def test_what_fails_on_the_device_keeps_the_runners_words(artifact: Path) -> None:
     with opened(Local(), exclusive=False) as session, pytest.raises(RunnerError, match="the ort runner failed: "):
         session.run("ort", RUN, {"m": artifact}, {"other": FEED["x"]}, LIMITS)

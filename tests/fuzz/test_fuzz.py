@@ -30,7 +30,7 @@ def check(campaign: Campaign, jobs: int = 1) -> None:
 
 @pytest.mark.parametrize("scheme", ["fp32", "w8a8"])
 def test_random_graphs_are_right_or_refused_in_every_format(scheme: str) -> None:
-    check(Campaign(graphs=60, seed=0, scheme=scheme))
+    check(Campaign(graphs=40, seed=0, scheme=scheme))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import pytest
 from tests.mutations.cases import KINDS, Kind
 from tests.mutations.run import prepare, run, run_kind
 
-CASES = 60
+CASES = 40
 
 
 @pytest.fixture(scope="module")
