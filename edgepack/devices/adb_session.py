@@ -12,12 +12,11 @@ import shlex
 import subprocess
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -25,13 +24,14 @@ from msgspec import Meta
 from edgepack.arrays import Arrays
 from edgepack.converter.process import ended, kill_tree
 from edgepack.converter.step import Limits
+from edgepack.devices import adb_run
 from edgepack.devices import phone as phones
-from edgepack.devices.adb import SIGNALLED, Done, Phone
+from edgepack.devices.adb import Done, Phone
 from edgepack.devices.adb_words import PulledError, failed, pulled
 from edgepack.devices.address import Address
 from edgepack.devices.native import runner_for, runner_of, runtime_library
 from edgepack.devices.native_request import Answer, answer_of, input_bytes, output_arrays, paths, request_lines
-from edgepack.devices.probed import Facts, State
+from edgepack.devices.probed import Facts
 from edgepack.devices.runner_process import Request, Response, RunnerError, respond
 from edgepack.devices.sending import digest
 from edgepack.devices.session import BusyError, Ending, Outcome, Progress, Session
@@ -39,19 +39,10 @@ from edgepack.devices.tail import Tail
 from edgepack.devices.transport import TransportError, on_our_disk
 from edgepack.errors import InputError
 
-# Seconds between looks at the phone during a run; a look starts some ten small programs on cores that the runner leaves free.
-_INTERVAL = 2.0
-# Seconds that one look may take; after so many in a row that took longer, a phone that adb still lists is gone from its network.
-_LOOKING, _LOST_AFTER = 15.0, 2
-# A network that is lost tells neither side: this one says every so many seconds that it is there, and the runner leaves after the longer
-# time without a word. The same as edgepack.devices.session has.
-_BEAT, _SILENCE = 10.0, 60.0
 # Seconds for the phone to answer at first, and for the runner to clean up.
 _ANSWERING, _CLEANING = 30.0, 20.0
-# Bytes of standard error that a failure can quote; of the runner's answer, whose warm-up may be long; of what the holder says.
-_WORDS, _ANSWER, _LONGEST_LINE = 4000, 2**24, 2**14
-# Seconds for pipes to close once adb has ended.
-_DRAINING = 5.0
+# Bytes of what the holder of a phone says first.
+_LONGEST_LINE = 2**14
 # A file that arrives damaged is sent once more.
 _TRIES = 2
 
@@ -171,9 +162,9 @@ class _Held:
 
 @contextmanager
 def _held(phone: Phone, runner: str, wait: float) -> Iterator[_Held]:
-    process = phone.start(f"exec {shlex.quote(runner)} hold {phone.runs} {wait:g} {_SILENCE:g}")
+    process = phone.start(f"exec {shlex.quote(runner)} hold {phone.runs} {wait:g} {adb_run.SILENCE:g}")
     try:
-        with _beating(process):
+        with adb_run.beating(process):
             yield _Held(process, _ready(phone, process, wait))
     finally:
         _let_go(process)
@@ -181,7 +172,7 @@ def _held(phone: Phone, runner: str, wait: float) -> Iterator[_Held]:
 
 def _ready(phone: Phone, process: subprocess.Popen[bytes], wait: float) -> _Ready:
     assert process.stdout is not None and process.stderr is not None
-    words = Tail(process.stderr, _WORDS)
+    words = Tail(process.stderr, adb_run.WORDS)
     late = threading.Timer(wait + _ANSWERING, kill_tree, (process,))
     late.daemon = True
     late.start()
@@ -191,7 +182,7 @@ def _ready(phone: Phone, process: subprocess.Popen[bytes], wait: float) -> _Read
         said = msgspec.json.decode(line, type=_Said)
     except msgspec.MsgspecError:
         kill_tree(process)
-        raise failed(str(phone.address), "holding it", words.words(_DRAINING) or line.decode(errors="replace")) from None
+        raise failed(str(phone.address), "holding it", words.words(adb_run.DRAINING) or line.decode(errors="replace")) from None
     if said.busy:
         raise BusyError(f"{phone.address} is busy: {said.busy}", "try again when it has ended, or give --wait SECONDS")
     if said.ready is None:
@@ -277,7 +268,7 @@ class AdbSession(Session):
         self._runs += 1
         there = {label: self._sent(path) for label, path in artifacts.items()}
         asked = paths(there, request, self._remote("inputs"), self._remote("outputs"))
-        asked_there = self._written("request", request_lines(asked, self._programs.library, feed, _SILENCE))
+        asked_there = self._written("request", request_lines(asked, self._programs.library, feed, adb_run.SILENCE))
         self._written("inputs", input_bytes(feed))
         ending = self._started(asked_there, asked, limits, runner)
         response = self._named(respond(ending.said, ending.words, ending.code, runner))
@@ -313,17 +304,21 @@ class AdbSession(Session):
         return output_arrays(answer, local.read_bytes())
 
     def _started(self, request: str, asked: Request, limits: Limits, runner: str) -> Ending:
-        before = phones.state(self._phone, self._programs.runner, _LOOKING)
+        before = phones.state(self._phone, self._programs.runner, adb_run.LOOKING)
         process = self._phone.start(f"{self._limit(limits)}exec {shlex.quote(self._programs.runner)} answer {shlex.quote(request)}")
-        watch = _Watch(self._phone, self._programs.runner, process)
-        with watch, ended(process), _beating(process):
-            heard = _hear(process, limits.seconds, lambda done, total: self._progress(asked.action, done, total))
+        watch = adb_run.Watch(self._phone, self._programs.runner, process)
+        with watch, ended(process), adb_run.beating(process):
+            heard = adb_run.hear(process, limits.seconds, lambda done, total: self._advanced(watch, asked.action, done, total))
         if heard.late:
             raise RunnerError(f"the {runner} runner hung: no answer after {limits.seconds:g} s", "raise --timeout, or run fewer samples")
         if watch.lost or (not _is_answer(heard.said) and not (self._held.lives and self._phone.is_there())):
             raise pulled(str(self._phone.address))
-        after = phones.state(self._phone, self._programs.runner, _LOOKING)
+        after = phones.state(self._phone, self._programs.runner, adb_run.LOOKING)
         return Ending(heard.code, "ended", heard.said, heard.words, 0, 0.0, [before, *watch.states, after])
+
+    def _advanced(self, watch: adb_run.Watch, action: str, done: int, total: int) -> None:
+        watch.hurry()
+        self._progress(action, done, total)
 
     def _limit(self, limits: Limits) -> str:
         """A limit on addresses, in KiB; an emulator takes as many as it likes."""
@@ -339,125 +334,3 @@ def _is_answer(said: str) -> bool:
 
 def _with_use(ending: Ending, answer: Answer) -> Ending:
     return msgspec.structs.replace(ending, peak_bytes=answer.peak_bytes, cpu_seconds=answer.cpu_seconds)
-
-
-@dataclass(frozen=True)
-class _Heard:
-    """A runner's last line, the end of its words, its exit code (negative: a signal), and whether it was given up."""
-
-    said: str
-    words: str
-    code: int
-    late: bool
-
-
-def _hear(process: subprocess.Popen[bytes], seconds: float, progress: Callable[[int, int], None]) -> _Heard:
-    """Both streams to the end; its input stays open meanwhile, because the runner leaves when that ends."""
-    assert process.stdout is not None and process.stderr is not None
-    complained = _Complaints(process.stderr, progress)
-    answered = Tail(process.stdout, _ANSWER)
-    gone = threading.Event()
-
-    def stop() -> None:
-        gone.set()
-        kill_tree(process)
-
-    late = threading.Timer(seconds, stop)
-    late.daemon = True
-    late.start()
-    try:
-        code = process.wait()
-    finally:
-        late.cancel()
-    lines = answered.words(_DRAINING).strip().splitlines()
-    return _Heard(lines[-1] if lines else "", complained.words(), SIGNALLED - code if code > SIGNALLED else code, gone.is_set())
-
-
-class _Complaints:
-    """Reads standard error beside a run: progress goes on as it comes, of other words the end is kept."""
-
-    def __init__(self, stream: IO[bytes], progress: Callable[[int, int], None]) -> None:
-        self._stream, self._progress, self._kept = stream, progress, b""
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
-
-    def _follow(self) -> None:
-        with self._stream:
-            while line := self._stream.readline(_WORDS):
-                told = _progress_of(line)
-                if told is None:
-                    self._kept = (self._kept + line)[-_WORDS:]
-                else:
-                    self._progress(*told)
-
-    def words(self) -> str:
-        """What is kept, once the stream has ended."""
-        self._thread.join(_DRAINING)
-        return self._kept.decode(errors="replace")
-
-
-def _progress_of(line: bytes) -> tuple[int, int] | None:
-    try:
-        done, total = msgspec.json.decode(line, type=dict[str, tuple[int, int]])["progress"]
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
-        return None
-    return done, total
-
-
-@contextmanager
-def _beating(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Says to a program on the phone, now and then, that this side is there."""
-    assert process.stdin is not None
-    stdin, over = process.stdin, threading.Event()
-
-    def beat() -> None:
-        while not over.wait(_BEAT):
-            with suppress(OSError, ValueError):
-                stdin.write(b"\n")
-                stdin.flush()
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-
-
-class _Watch:
-    """Looks at the phone during a run; a look that fails is none, and the run's own failure tells why.
-
-    Where looks go unanswered the phone is ``lost``, and the process that waits for it is ended.
-    """
-
-    def __init__(self, phone: Phone, runner: str, process: subprocess.Popen[bytes]) -> None:
-        self.states: list[State] = []
-        self.lost = False
-        self._phone, self._runner, self._process = phone, runner, process
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> _Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join(_INTERVAL)
-
-    def _look(self) -> None:
-        missed = 0
-        while not self._over.wait(_INTERVAL) and missed < _LOST_AFTER:
-            started = time.monotonic()
-            try:
-                found = phones.state(self._phone, self._runner, _LOOKING)
-                missed = 0
-                if not self._over.is_set():
-                    self.states.append(found)
-            except TransportError:
-                missed += 1
-            # A phone whose answers are slow is asked less often.
-            self._over.wait(time.monotonic() - started)
-        self.lost = missed >= _LOST_AFTER and not self._over.is_set()
-        if self.lost:
-            kill_tree(self._process)

@@ -100,7 +100,7 @@ def spoiled(facts: Facts, states: Sequence[State], *, sustained: bool = False) -
 def remarks(facts: Facts, states: Sequence[State], *, sustained: bool = False) -> tuple[str, ...]:
     """What a reader should know and what spoils nothing."""
     shown = [line for line in _slowed(facts, states) if line not in spoiled(facts, states, sustained=True)] if sustained else []
-    return _said(*shown, _hot(states), _clock_set(states), _stolen(states))
+    return _said(*shown, _phone_clock(facts, states), _hot(states), _clock_set(states), _stolen(states))
 
 
 def _said(*found: str) -> tuple[str, ...]:
@@ -140,15 +140,30 @@ def _saving(states: Sequence[State]) -> str:
 
 def _slow_clock(facts: Facts, states: Sequence[State]) -> str:
     """The fastest core ran below its full frequency at some look during the run. Not on x86, whose highest is a short boost."""
+    below = "" if _is_phone(facts) else _below_full(facts, states)
+    if not below:
+        return ""
+    governor = _list(states[0], "governors", ", ") or "unknown"
+    hint = "set it for the measurement: echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    return f"{below} (governor {governor}) -> {hint}"
+
+
+def _phone_clock(facts: Facts, states: Sequence[State]) -> str:
+    """Nobody but the phone sets its clocks, and it lowers them as a matter of course: to be told, and no fault of the run."""
+    return f"{_below_full(facts, states)}, as phones do" if _is_phone(facts) and _below_full(facts, states) else ""
+
+
+def _is_phone(facts: Facts) -> bool:
+    return _text(facts, "system").startswith("Android ")
+
+
+def _below_full(facts: Facts, states: Sequence[State]) -> str:
+    """The lowest that the fastest core was seen at during the run, in words; "" where that is full speed."""
     fastest = [max(found) for state in states[1:-1] if (found := _frequencies(state))]
     highest = max(_numbers(states, "highest_khz"), default=0.0)
     if not fastest or not _text(facts, "machine").startswith(("aarch64", "arm")) or min(fastest) >= _BELOW_FULL * highest:
         return ""
-    governor = _list(states[0], "governors", ", ") or "unknown"
-    return (
-        f"the processor ran at {min(fastest) / 1000:.0f} of {highest / 1000:.0f} MHz (governor {governor}) -> set it for the measurement: "
-        "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
-    )
+    return f"the processor ran at {min(fastest) / 1000:.0f} of {highest / 1000:.0f} MHz"
 
 
 def _swapped(states: Sequence[State]) -> str:

@@ -18,7 +18,7 @@ import pytest
 from edgepack.arrays import Arrays, load_arrays, save_arrays
 from edgepack.converter.step import Limits
 from edgepack.devices import adb as adb_module
-from edgepack.devices import adb_session
+from edgepack.devices import adb_run, adb_session
 from edgepack.devices.adb import Attached, Phone, attached, listed
 from edgepack.devices.adb_session import AdbSession, Runtime, opened
 from edgepack.devices.adb_words import PulledError, explained
@@ -194,8 +194,9 @@ def test_a_cable_that_is_pulled_in_mid_run_is_one_line_and_leaves_nothing(adb_ph
 def test_a_phone_that_leaves_its_network_without_a_word_is_missed_and_lets_go(
     adb_phone: FakePhone, litert: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, seconds in {"_LOOKING": 1.0, "_INTERVAL": 0.2, "_BEAT": 0.5, "_SILENCE": 3.0, "_CLEANING": 1.0}.items():
-        monkeypatch.setattr(adb_session, name, seconds)
+    for name, seconds in {"LOOKING": 1.0, "INTERVAL": 0.2, "BEAT": 0.5, "SILENCE": 3.0}.items():
+        monkeypatch.setattr(adb_run, name, seconds)
+    monkeypatch.setattr(adb_session, "_CLEANING", 1.0)
     artifact, _, feed = convolution(tmp_path)
     with pytest.raises(PulledError, match="broke while it ran"), opened(parse(adb_phone.address), litert) as session:
         run = lambda: session.run("litert", _LONG, {"a": artifact}, {"x0": feed["x0"][:1]}, LIMITS)  # noqa: E731

@@ -35,6 +35,13 @@ def test_the_battery_saver_spoils() -> None:
     assert "battery saver" in line and "switch it off" in line
 
 
+def test_a_phone_that_lowers_its_clock_is_told_and_not_refused() -> None:
+    slow = states(frequencies_khz=[1_400_000, 300_000], highest_khz=2_900_000)
+    assert environment.spoiled(PHONE, slow) == ()
+    assert environment.remarks(PHONE, slow) == ("the processor ran at 1400 of 2900 MHz, as phones do",)
+    assert environment.spoiled({**PHONE, "system": "Debian"}, slow) != ()
+
+
 def test_in_a_sustained_run_heat_is_the_finding() -> None:
     hot = states(thermal_status=3)
     assert environment.spoiled(PHONE, hot, sustained=True) == ()
