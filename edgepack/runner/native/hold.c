@@ -14,7 +14,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -97,11 +96,9 @@ static int locked(int lock, double seconds) {
 }
 
 static void say_ready(const char *folder) {
-    struct statvfs disk;
-    unsigned long long bytes = statvfs(folder, &disk) == 0 ? (unsigned long long)disk.f_bavail * disk.f_frsize : 0;
     printf("{\"ready\": {\"folder\": ");
     json_text(stdout, folder);
-    printf(", \"free_bytes\": %llu, \"page_bytes\": %ld}}\n", bytes, sysconf(_SC_PAGESIZE));
+    printf(", \"page_bytes\": %ld}}\n", sysconf(_SC_PAGESIZE));
     (void)fflush(stdout);
 }
 
