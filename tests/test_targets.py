@@ -39,8 +39,8 @@ def test_a_shipped_target_is_what_its_file_says_and_its_backend_exists(name: str
     assert backend(target.backend)
 
 
-def test_the_three_platforms_are_shipped() -> None:
-    assert {load_target(name).platform for name in target_names()} == {"raspberry-pi", "android", "ios"}
+def test_the_three_platforms_and_browsers_are_shipped() -> None:
+    assert {load_target(name).platform for name in target_names()} == {"raspberry-pi", "android", "ios", "web"}
 
 
 def test_a_users_own_file_is_a_target(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from edgepack.cli import (
     plan,
     report,
     run,
+    serve,
     targets,
     verify,
     waterfall,
@@ -47,7 +48,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog="Exit codes: 0 ok, 1 a gate failed, 2 bad usage or input, 3 a step failed, 4 a device cannot be reached.",
 )
-for _verb in (build, plan, verify, inspect, run, bench, gate, waterfall, report, targets, devices, demo, init, doctor):
+for _verb in (build, plan, verify, inspect, run, bench, serve, gate, waterfall, report, targets, devices, demo, init, doctor):
     app.command(name=_verb.__name__.rpartition(".")[2])(_verb.command)
 app.add_typer(cache.app, name="cache", help="List, prune and check the store of results that builds share.")
 app.add_typer(device.app, name="device", help="Make a device ready to run and time artifacts.")

@@ -206,7 +206,7 @@ def answer(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: 
     truth = truth_of(session, device, pack.target(artifact))
     with made_of(outcome):
         outputs = hub_arrays(outcome.arrays, described.outputs)
-        parity = Parity(truth, len(next(iter(outputs.values()))), tuple(_output(held, outputs, pack) for held in artifact.parity.outputs))
+        parity = Parity(truth, len(next(iter(outputs.values()))), parity_of_outputs(pack, artifact, outputs))
     failures = judge_parity(parity, artifact.target, artifact.scheme)
     return Answered(artifact, parity, failures, outcome.ending.peak_bytes, truth, device)
 
@@ -221,6 +221,15 @@ def truth_of(session: Session, device: Mapping[str, str], target: Target | None)
 def _is_its_phone(device: Mapping[str, str], target: Target) -> bool:
     """The target "android" stands for every phone, and names no hardware; a pack's artifacts run on others too, and are then not its."""
     return target.platform == "android" and device.get("system", "").startswith("Android ") and target.hardware is None
+
+
+def parity_of_outputs(pack: OpenPack, artifact: ArtifactRecord, outputs: Arrays) -> tuple[OutputParity, ...]:
+    """An artifact's answers to the golden inputs, in the student's terms, against the float64 run, by the floors it was built with.
+
+    Raises:
+        KeyError, ValueError: an output is missing, or of another shape.
+    """
+    return tuple(_output(held, outputs, pack) for held in artifact.parity.outputs)
 
 
 def _output(held: OutputParity, outputs: Arrays, pack: OpenPack) -> OutputParity:

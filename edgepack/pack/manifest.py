@@ -1,7 +1,7 @@
 """pack.json: the versioned schema. Every path is relative to the pack and every number says how it was got.
 
 Truth kinds: "measured" (on a device that matches the target), "host" (real time or real runtime, but this machine is not the target),
-"emulated" (qemu), "simulated" (MIL interpreter), "predicted" (roofline).
+"emulated" (qemu), "simulated" (MIL interpreter, a browser that a program drives), "predicted" (roofline).
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ from math import isfinite
 
 from edgepack.pack.manifest import ArtifactRecord, Comparison, Latency, Measurement, OutputParity, Pack, Parity, Truth
 from edgepack.pack.time_figures import CurveFigure, LatencyFigure, RatioFigure, Timed, curve_figure, latency_figures, ratio_figure
-from edgepack.pack.words import NOT_ITS_RUNTIME, TIMES_ARE_SPEEDS, TRUTHS
+from edgepack.pack.words import NOT_ITS_RUNTIME, STAND_IN_BROWSER, TIMES_ARE_SPEEDS, TRUTHS
 
 # Facts that differ from minute to minute on one and the same device.
 _PASSING = frozenset({"frequency", "temperature", "throttling", "memory available", "swap", "load average"})
+# The target that a browser is, whatever target the file was made for that it ran.
+WEB = "web"
 # A file of a build is named by its target, scheme and digest.
 Artifact = tuple[str, str, str]
 
@@ -21,7 +23,7 @@ class Run:
     """One measurement as a row of its device's table.
 
     Attributes:
-        key: "android w8a8".
+        key: "android w8a8", or of a browser "web w8a8, android's file".
         truth: of the outputs and of the times, the weaker one.
         worst: the output nearest to, or furthest below, its floor.
         latency: None also where its kind of truth makes it no speed.
@@ -33,6 +35,16 @@ class Run:
     truth: Truth
     worst: OutputParity | None
     latency: Latency | None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is of the artifact's own target: a browser runs files that were made for others, and stands for none of them."""
+        return self.measurement.target == self.artifact.target
+
+    @property
+    def artifact_key(self) -> str:
+        """As the other parts of the report call the artifact."""
+        return f"{self.artifact.target} {self.artifact.scheme}"
 
     @property
     def label(self) -> str:
@@ -107,6 +119,13 @@ class Device:
     facts: tuple[Fact, ...]
 
     @property
+    def truth_words(self) -> str:
+        """What its kind of truth means, a phrase."""
+        if self.truth == "simulated" and all(run.measurement.target == WEB for run in self.runs):
+            return STAND_IN_BROWSER
+        return TRUTHS[self.truth].partition(";")[0]
+
+    @property
     def times_are_speeds(self) -> bool:
         """Whether times and memory mean anything here."""
         return self.truth in TIMES_ARE_SPEEDS
@@ -152,16 +171,19 @@ class OnDevices:
 
     def has_speed(self, artifact: ArtifactRecord) -> bool:
         """Whether a sound time of an artifact is shown."""
-        return any(run.latency and run.is_sound for run in self.runs if run.artifact is artifact)
+        return any(run.latency and run.is_sound for run in self._own(artifact))
 
     def has_outputs(self, artifact: ArtifactRecord) -> bool:
         """Whether an artifact ran in its platform's own runtime."""
-        return any(run.measurement.parity.truth not in NOT_ITS_RUNTIME for run in self.runs if run.artifact is artifact)
+        return any(run.measurement.parity.truth not in NOT_ITS_RUNTIME for run in self._own(artifact))
 
     def best(self, artifact: ArtifactRecord) -> Run | None:
         """The newest sound measurement of an artifact's speed on a device that matches its target."""
-        own = (run for run in self.runs if run.artifact is artifact and run.latency and run.is_sound and run.truth == "measured")
+        own = (run for run in self._own(artifact) if run.latency and run.is_sound and run.truth == "measured")
         return max(own, key=lambda run: run.measurement.created, default=None)
+
+    def _own(self, artifact: ArtifactRecord) -> Iterator[Run]:
+        return (run for run in self.runs if run.artifact is artifact and run.is_own)
 
 
 NOWHERE = OnDevices((), 0, 0)
@@ -173,7 +195,9 @@ def on_devices(pack: Pack, measurements: Sequence[Measurement]) -> OnDevices:
     Args:
         measurements: newest first; those of another build's artifacts are counted and not shown.
     """
-    artifacts = {(each.target, each.scheme, each.file.sha256): each for each in pack.artifacts}
+    made = {(each.target, each.scheme, each.file.sha256): each for each in pack.artifacts}
+    # Reversed: of several targets with one file the first is named.
+    artifacts = {(WEB, each.scheme, each.file.sha256): each for each in reversed(pack.artifacts)} | made
     known = [each for each in measurements if _artifact_of(each) in artifacts]
     runs = [_run(each, artifacts[_artifact_of(each)]) for each in known]
     places: dict[object, list[Run]] = {}
@@ -208,7 +232,8 @@ def _run(measurement: Measurement, artifact: ArtifactRecord) -> Run:
     kinds = list(TRUTHS)
     truth = max(measurement.truth, latency.truth if latency else measurement.truth, key=kinds.index)
     shown = latency if latency and truth in TIMES_ARE_SPEEDS else None
-    return Run(f"{artifact.target} {artifact.scheme}", measurement, artifact, truth, worst_output(measurement.parity), shown)
+    key = f"{measurement.target} {artifact.scheme}" + ("" if measurement.target == artifact.target else f", {artifact.target}’s file")
+    return Run(key, measurement, artifact, truth, worst_output(measurement.parity), shown)
 
 
 def _place(run: Run) -> object:
@@ -228,7 +253,7 @@ def _newest(runs: Iterable[Run]) -> list[Run]:
 
 def _device(runs: Sequence[Run]) -> Device:
     title, *about = _names(runs[0].measurement.device)
-    timed = [(run.artifact.target, _timed(run, run.latency)) for run in runs if run.latency and not run.invalid]
+    timed = [(run.measurement.target, _timed(run, run.latency)) for run in runs if run.latency and not run.invalid]
     curves = [curve_figure(run.key, run.latency) for run in runs if run.latency]
     return Device(
         title=title,

@@ -15,7 +15,7 @@ from edgepack.latency.statistics import fewest_samples
 from edgepack.pack import figures
 from edgepack.pack.figures import Axis, Span
 from edgepack.pack.manifest import ArtifactRecord, Estimate, FileRecord, Latency, Measurement, OutputParity, Pack, Truth
-from edgepack.pack.on_devices import NOWHERE, OnDevices, Run, on_devices, worst_output
+from edgepack.pack.on_devices import NOWHERE, WEB, OnDevices, Run, on_devices, worst_output
 from edgepack.pack.time_figures import Timed, latency_figures
 from edgepack.pack.words import (
     FILTERS,
@@ -176,14 +176,14 @@ def verdict(pack: Pack, devices: OnDevices = NOWHERE, checks: Sequence[Check] = 
 def failed(pack: Pack, devices: OnDevices = NOWHERE, checks: Sequence[Check] = ()) -> frozenset[str]:
     """The artifacts ("android w8a8") that missed something when they were built, on a device, or in a check."""
     built = (_key(artifact) for artifact in pack.artifacts if artifact.failures)
-    there = (run.key for run in devices.runs if run.failed)
+    there = (run.key for run in devices.runs if run.failed and run.is_own)
     return frozenset((*built, *there, *(_key(check) for check in checks if check.status == "fail")))
 
 
 def _failures(pack: Pack, devices: OnDevices, checks: Sequence[Check]) -> tuple[str, ...]:
     """Each once, in the words of whoever found it."""
     built = (line for artifact in pack.artifacts for line in artifact.failures)
-    there = (f"{line} (on {run.device_name})" for run in devices.runs for line in run.measurement.failures)
+    there = (f"{line} (on {run.device_name})" for run in devices.runs if run.is_own for line in run.measurement.failures)
     checked = (f"{_key(check)}, {check.name}: {check.words}" for check in checks if check.status == "fail")
     return tuple(dict.fromkeys((*built, *there, *checked)))
 
@@ -245,6 +245,8 @@ def _is_elsewhere(artifact: ArtifactRecord, devices: OnDevices) -> bool:
 def _why_elsewhere(artifact: ArtifactRecord) -> str:
     if artifact.runner == "mil":
         return "edgepack bench reaches no device of its platform"
+    if artifact.platform == WEB:
+        return "no sound measurement in a browser that a person uses: run edgepack serve PACK"
     return "no sound measurement on a device that matches the target: run edgepack bench PACK --device ADDRESS"
 
 
@@ -257,7 +259,6 @@ def _view(pack: Pack, devices: OnDevices, checks: Sequence[Check]) -> dict[str, 
         "devices": devices,
         "checked": _checked(checks),
         "anchors": {row.key: row.anchor for row in overview},
-        "truth_words": TRUTHS,
         "verdict_marks": _VERDICT_MARKS,
         "rows": overview,
         "truths": _truths_used(overview, devices),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from edgepack.latency.gate import checks
 from edgepack.pack.files import PackError, load_pack, locked
-from edgepack.pack.manifest import Pack
-from edgepack.pack.measurements import carry, held
+from edgepack.pack.manifest import Measurement, Pack
+from edgepack.pack.measurements import carry, held, record
 from edgepack.pack.report import render
 
 REPORT = "report.html"
@@ -58,3 +59,14 @@ def carry_measurements(old: Path, new: Path) -> None:
     pack = load_pack(new)
     if held(new, pack):
         write_report(new, pack)
+
+
+def keep(folder: Path, found: Iterable[Measurement]) -> None:
+    """Put measurements into a pack, and write its report anew.
+
+    Raises:
+        PackError: it cannot be written.
+    """
+    for each in found:
+        record(folder, each)
+    refresh_report(folder)

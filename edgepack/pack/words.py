@@ -16,6 +16,8 @@ TRUTHS: dict[Truth, str] = {
     "simulated": "run in an interpreter of the format, not in the platform's own runtime; results count, times do not",
     "predicted": "computed from a model of the hardware, not run",
 }
+# The same of browsers, which are simulated where nobody sits before them.
+STAND_IN_BROWSER = "run in the browser's own runtime, by a program that drives a browser or in one without a screen"
 TIMES_ARE_SPEEDS: frozenset[Truth] = frozenset({"measured", "host", "predicted"})
 # Outputs of these kinds did not come from the platform's own runtime.
 NOT_ITS_RUNTIME: frozenset[Truth] = frozenset({"simulated", "emulated", "predicted"})

@@ -46,7 +46,7 @@ FEWEST_TICKS = 50
 # A batch is made for twice as many: times it is chosen by are not the fastest that will come.
 _TICKS_AIMED_AT = 2 * FEWEST_TICKS
 # More in a batch than any clock needs: 100 steps of 16 ms (the coarsest in use, of old Windows) hold as many queries of 1.5 us.
-_MOST_INNER = 2**20
+MOST_INNER = 2**20
 # Rounds of a run that is as long as it is asked for: a thousand samples beyond p99.9, and some 50 MB an artifact with all copies.
 MOST_ROUNDS = 1_000_000
 # Rounds whose clock readings are looked through at once, an even number; bounds what that takes at 10 MB for six artifacts.
@@ -304,7 +304,7 @@ def batch_size(query: Query, warm_up: Sequence[int], tick_ns: float) -> int:
     """
     needed, count = _TICKS_AIMED_AT * tick_ns, 1
     fastest = min(warm_up, default=needed)
-    while fastest < needed and count < _MOST_INNER:
+    while fastest < needed and count < MOST_INNER:
         count *= 2
         fastest = min(_query(query, count) for _ in range(3))
     return count
@@ -317,7 +317,7 @@ def bounded(inner: Sequence[int], warm_up: Sequence[Sequence[int]], seconds: flo
     """
     round_ns = sum(count * min(times, default=0) for count, times in zip(inner, warm_up, strict=False))
     factor = max(1, -(-round(seconds * 1e9) // (MOST_ROUNDS * round_ns))) if round_ns else 1
-    return [min(count * factor, _MOST_INNER) for count in inner]
+    return [min(count * factor, MOST_INNER) for count in inner]
 
 
 def _query(query: Query, count: int = 1) -> int:
