@@ -9,8 +9,8 @@ import pytest
 
 from edgepack.runner.supervisor import LOCK_VARIABLE
 
-# Emulated Pis (fixtures pi4, pi5 and ssh_pi), and runs of pytest inside tests, of its own plugin.
-pytest_plugins = ["tests.fakes.pi", "pytester"]
+# Emulated Pis (fixtures pi4, pi5 and ssh_pi), a phone behind adb (adb_phone), and runs of pytest inside tests, of its own plugin.
+pytest_plugins = ["tests.fakes.pi", "tests.fakes.adbd", "pytester"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgepack.latency.gate import Check
     from edgepack.pack.manifest import Estimate, Measurement
 
-DeviceOption = Annotated[str, typer.Option("--device", "-d", help="local, qemu://pi5, qemu://pi4 or ssh://user@host[:port].")]
+DeviceOption = Annotated[str, typer.Option("--device", "-d", help="local, qemu://pi5, qemu://pi4, ssh://user@host[:port] or adb://serial.")]
 # The longest wait, in seconds.
 _DAY = 86400
 _PROFILES = "smoke (does it run), quick, mlperf (1024 queries and 60 s at least) or sustained (10 minutes, with its curve)."
@@ -40,12 +40,14 @@ def command(
     wait: Annotated[float, typer.Option(min=0, max=_DAY, help="Seconds to wait while somebody else measures on the device.")] = 0,
     timeout: Annotated[float, typer.Option(min=1, max=_DAY, help="Seconds a runner may take beside the profile's own.")] = 600,
     memory: FileMemoryOption = None,
+    runtime: Annotated[Path | None, typer.Option(help="For a phone: the runtime to open there, a .so file, an AAR or a wheel.")] = None,
+    benchmark_model: Annotated[Path | None, typer.Option(help="For a phone: Google's benchmark_model, to time the same files too.")] = None,
     json: Json = False,
 ) -> None:
     """Run and time PACK's artifacts on a device: first whether they answer right there, then how fast.
 
-    Without --target, a Raspberry Pi gets the artifacts made for one, and this machine all that run on it. Exit code 1: wrong answers, a
-    budget of the target not met, or slower than the older pack by more than the margin.
+    Without --target, a Raspberry Pi or a phone gets the artifacts made for one, and this machine all that run on it. Exit code 1: wrong
+    answers, a budget of the target not met, or slower than the older pack by more than the margin.
     Exit code 3: an artifact does not run there; the others were measured.
     """
     from edgepack.cli.output import Progress, emit_json
@@ -68,6 +70,8 @@ def command(
             wait=wait,
             timeout=timeout,
             memory=memory,
+            runtime=runtime,
+            benchmark_model=benchmark_model,
             tell=progress.tell,
         )
     if json:
@@ -150,7 +154,9 @@ _MEANING = {
 def _title(result: BenchResult) -> str:
     facts = result.measurements[0].device
     what = facts.get("board") or facts.get("processor") or "device"
-    return f"{result.device}: {what}, {facts.get('architecture', '?')}, Python {facts.get('python', '?')}"
+    # A phone has no Python.
+    on = f"Python {facts['python']}" if "python" in facts else facts.get("system", "?")
+    return f"{result.device}: {what}, {facts.get('architecture', '?')}, {on}"
 
 
 def _table(measurements: tuple[Measurement, ...]) -> Table:

@@ -75,4 +75,10 @@ def _local(address: Address, timeout: float, progress: Progress) -> Installed:
     raise InputError("this machine needs no setup: its runtimes are those of this environment", "edgepack doctor checks them")
 
 
-_SETUPS = {"ssh": _ssh, "qemu": _emulated, "local": _local}
+def _adb(address: Address, timeout: float, progress: Progress) -> Installed:
+    from edgepack.errors import InputError
+
+    raise InputError("a phone needs no setup: a bench brings what it needs", "edgepack bench PACK --device adb://serial --runtime FILE")
+
+
+_SETUPS = {"ssh": _ssh, "qemu": _emulated, "local": _local, "adb": _adb}

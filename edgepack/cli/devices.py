@@ -8,7 +8,7 @@ from edgepack.cli.build import Json
 from edgepack.cli.device import AnswerOption
 
 if TYPE_CHECKING:
-    from edgepack.devices.listing import Listed
+    from edgepack.devices.known import Listed
 
 
 def command(timeout: AnswerOption = 3, json: Json = False) -> None:
@@ -35,7 +35,7 @@ def command(timeout: AnswerOption = 3, json: Json = False) -> None:
     for each in found:
         if each.trouble:
             console.print(_trouble(each), highlight=False, soft_wrap=True)
-    console.print("another: edgepack device setup ssh://user@host", highlight=False, soft_wrap=True)
+    console.print("another: edgepack device setup ssh://user@host, or a phone that adb knows", highlight=False, soft_wrap=True)
 
 
 _COLOURS = {"reachable": "green", "unreachable": "red"}

@@ -1,4 +1,4 @@
-"""How a person names a device: ``local``, ``qemu://pi5``, ``ssh://user@host:port``."""
+"""How a person names a device: ``local``, ``qemu://pi5``, ``ssh://user@host:port``, ``adb://serial``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from edgepack.errors import InputError
 
-EXAMPLES = "local, qemu://pi5, qemu://pi4 or ssh://user@host[:port]"
+EXAMPLES = "local, qemu://pi5, qemu://pi4, ssh://user@host[:port] or adb://serial"
 # A host of ~/.ssh/config, a name or an address (IPv6 in brackets); none may begin with "-", which ssh would take for an option.
 _SSH = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?/?"
 )
+
+# What `adb devices` lists: a USB serial, host:port, or a name of wireless debugging (adb-XXXX._adb-tls-connect._tcp).
+_SERIAL = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9_.:%\[\]()-]*")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ def parse(text: str) -> Address:
         return Address("qemu", place)
     if transport == "ssh" and found:
         return _ssh(place, text)
+    if transport == "adb" and (not place or _SERIAL.fullmatch(place)):
+        return Address("adb", place)
     raise InputError(f"'{text}' is no device", f"use {EXAMPLES}")
 
 

@@ -48,4 +48,10 @@ def _ssh(address: Address) -> Transport:
     return transport
 
 
-_OPENERS: Mapping[str, Callable[[Address], Transport]] = {"local": _local, "qemu": _emulated, "ssh": _ssh}
+def _adb(address: Address) -> Transport:
+    from edgepack.devices.adb import Phone
+
+    return Phone.open(address)
+
+
+_OPENERS: Mapping[str, Callable[[Address], Transport]] = {"local": _local, "qemu": _emulated, "ssh": _ssh, "adb": _adb}

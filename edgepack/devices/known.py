@@ -22,6 +22,14 @@ class Known(msgspec.Struct, frozen=True):
     seen: str = ""
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """One device as it is now. ``state`` is "here", "emulated", "reachable" or "unreachable"; ``trouble`` says why it is not reached."""
+
+    device: Known
+    state: str
+    trouble: str = ""
+
+
 def now() -> str:
     """This second as ``seen`` has it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from importlib import metadata
 
-import msgspec
-
+from edgepack.devices.adb_listing import phones_listed
 from edgepack.devices.address import parse
-from edgepack.devices.known import Known, known, now, remember
+from edgepack.devices.known import Known, Listed, known, now, remember
 from edgepack.devices.setup import facts
 from edgepack.devices.ssh import Ssh
 from edgepack.devices.wheels import RUNTIMES
@@ -22,18 +21,10 @@ _AT_ONCE = 16
 EMULATED = ("qemu://pi4", "qemu://pi5")
 
 
-class Listed(msgspec.Struct, frozen=True):
-    """One device. ``state`` is "here", "emulated", "reachable" or "unreachable"; ``trouble`` says why it is not reached."""
-
-    device: Known
-    state: str
-    trouble: str = ""
-
-
 def listed(timeout: float) -> list[Listed]:
-    """All of them; devices behind ssh are asked at the same time, each for about ``timeout`` seconds."""
+    """All of them; devices behind ssh are asked at the same time, each for about ``timeout`` seconds, and so are phones that adb has."""
     emulated = [Listed(Known(address), "emulated") for address in EMULATED]
-    return [Listed(_here(), "here"), *emulated, *_asked(known(), timeout)]
+    return [Listed(_here(), "here"), *emulated, *_asked(known(), timeout), *phones_listed(timeout)]
 
 
 def _here() -> Known:

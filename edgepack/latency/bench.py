@@ -11,13 +11,14 @@ import msgspec
 
 from edgepack.converter.step import Limits
 from edgepack.devices.address import Address, parse
-from edgepack.devices.connect import connected
-from edgepack.devices.session import Session, opened
+from edgepack.devices.session import Session
+from edgepack.devices.sessions import refuse_runtime, session_on
 from edgepack.errors import StepError
 from edgepack.inspection.limits import default_bytes
 from edgepack.latency import protocol
 from edgepack.latency.against import NotComparedError, refuse_incomparable
 from edgepack.latency.against import against as compare_with
+from edgepack.latency.cross_check import cross_checked
 from edgepack.latency.gate import Check, Checks, checks, compared
 from edgepack.latency.on_device import Bench, Failure, OpenPack, measure_on
 from edgepack.pack import measurements
@@ -28,7 +29,8 @@ from edgepack.pack.run import chosen
 from edgepack.runner.bundle import PORTABLE
 from edgepack.text import cleaned
 
-# What a Raspberry Pi gets when nobody says which target.
+# What a device gets when nobody says which target, by how it is reached: a phone by adb, else a Raspberry Pi.
+_PLATFORMS = {"adb": "android"}
 _BOARD_PLATFORM = "raspberry-pi"
 
 
@@ -70,12 +72,14 @@ def bench(
     wait: float = 0.0,
     timeout: float = 600.0,
     memory: float | None = None,
+    runtime: Path | str | None = None,
+    benchmark_model: Path | str | None = None,
     tell: Callable[[str, int, int], None] = lambda *_: None,
 ) -> BenchResult:
     """Run and time the artifacts of a pack on a device.
 
     Args:
-        device: "local", "qemu://pi5", "qemu://pi4" or "ssh://user@host[:port]".
+        device: "local", "qemu://pi5", "qemu://pi4", "ssh://user@host[:port]" or "adb://serial".
         targets, schemes: which artifacts; empty for those that the device is for.
         profile: "smoke", "quick", "mlperf" or "sustained"; seconds: the shortest time to measure, in place of the profile's.
         threads: of the runtime, >= 1.
@@ -83,6 +87,8 @@ def bench(
         save: keep the measurements in the pack and write its report again.
         wait: seconds to wait while somebody else measures on the device. timeout: seconds a runner may take beside the profile's own.
         memory: GiB a runner may allocate; None for what the artifact should need.
+        runtime: for a phone, the library that its runner opens: a .so file, an AAR or a wheel.
+        benchmark_model: Google's tool for the phone, which is to time the .tflite files too; what it says stands in the warnings.
         tell: hears (what, done, total).
 
     What is measured is kept as it comes: what fails later takes nothing of it away. A runner that fails is in the result.
@@ -91,6 +97,8 @@ def bench(
         EdgepackError: bad input (exit code 2), no artifact that runs (3), a device that cannot be reached or is not ready (4).
     """
     folder, address = Path(pack), parse(device)
+    library, tool = (None if path is None else Path(path) for path in (runtime, benchmark_model))
+    refuse_runtime(address, library, tool)
     asked = Bench(protocol.profile(profile, seconds), threads, margin)
     subject = OpenPack.at(folder, load_pack(folder))
     old = None if against is None else OpenPack.at(Path(against), load_pack(Path(against)))
@@ -98,8 +106,10 @@ def bench(
     limits = Limits(timeout, _memory(folder, artifacts) if memory is None else int(memory * 2**30))
     _refuse_unusable(subject, old, artifacts, save)
     found = _Found(subject, save)
-    with found.reported(), connected(address) as transport, opened(transport, exclusive=True, wait=wait, progress=tell) as session:
+    with found.reported(), session_on(address, runtime=library, wait=wait, progress=tell) as session:
         found.take(measure_on(session, subject, artifacts, asked, limits))
+        if tool is not None:
+            found.cross_check(session, artifacts, tool)
         if old is not None:
             found.compare(session, old, artifacts, asked, limits)
     if not found.measurements:
@@ -136,6 +146,15 @@ class _Found:
             self._places.append(measurements.record(self._subject.folder, each) if self._save else None)
             self.measurements.append(each)
 
+    def cross_check(self, session: Session, artifacts: Sequence[ArtifactRecord], tool: Path) -> None:
+        """Put what benchmark_model says beside each measurement that it can time."""
+        by_name = {(each.target, each.scheme): each for each in artifacts}
+        for index, each in enumerate(self.measurements):
+            try:
+                self._replace(index, cross_checked(session, self._subject, by_name[each.target, each.scheme], each, tool))
+            except StepError as error:
+                self.failures.append(Failure(each.target, f"{each.scheme} by benchmark_model", error))
+
     def compare(self, session: Session, old: OpenPack, artifacts: Sequence[ArtifactRecord], asked: Bench, limits: Limits) -> None:
         """Put the comparison with an older pack beside each measurement."""
         by_name = {(each.target, each.scheme): each for each in artifacts}
@@ -150,7 +169,10 @@ class _Found:
                 self.failures.append(Failure(each.target, f"{each.scheme} against the older pack", error))
 
     def _add(self, index: int, comparison: Comparison) -> None:
-        self.measurements[index] = msgspec.structs.replace(self.measurements[index], comparison=cleaned(comparison))
+        self._replace(index, msgspec.structs.replace(self.measurements[index], comparison=cleaned(comparison)))
+
+    def _replace(self, index: int, measurement: Measurement) -> None:
+        self.measurements[index] = measurement
         if self._save:
             measurements.record(self._subject.folder, self.measurements[index], self._places[index])
 
@@ -195,7 +217,8 @@ def benchable(pack: Pack, address: Address, targets: Sequence[str], schemes: Seq
     passed = [artifact for artifact in found if not artifact.failures]
     if not passed:
         raise PackError(f"every artifact of these failed its gate: {found[0].failures[0]}", "build it again: wrong answers have no latency")
-    meant = named if targets or address.transport == "local" else [each for each in named if each.platform == _BOARD_PLATFORM]
+    platform = _PLATFORMS.get(address.transport, _BOARD_PLATFORM)
+    meant = named if targets or address.transport == "local" else [each for each in named if each.platform == platform]
     run = [artifact for artifact in meant if artifact in passed] or passed
     return run, tuple(f"{each.target} {each.scheme} is not run: {_why_left_out(each)}" for each in meant if each not in run)
 

@@ -38,6 +38,9 @@ _SLEW = 0.0005
 _TICKS = 100
 # The host of a virtual machine took this share of one core's time, as much as SLOWER_ABOVE in latency.statistics decides on.
 _STOLEN = 0.03
+# android.os.PowerManager's THERMAL_STATUS_* by number, and from which on it throttles.
+_THERMAL = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
+_MODERATE = 2
 # Boards throttle from here on (Raspberry Pi: soft limit 80 °C by default from the 3B+ on; 85 °C hard).
 _HOT = 80.0
 
@@ -55,6 +58,8 @@ def words(facts: Facts, state: State) -> dict[str, str]:
         "frequency": _frequency(state),
         "temperature": _counted(state, "temperature_c", "{:.0f} °C"),
         "throttling": f"0x{throttled:x}" if throttled >= 0 else "",
+        "thermal status": _thermal_status(state),
+        "battery saver": "on" if state.get("battery_saver") is True else "",
         "memory": _counted(facts, "memory_kib", "{:.1f} GiB", 2**20),
         "memory available": _counted(state, "memory_available_kib", "{:.1f} GiB", 2**20),
         "swap": _swap(state),
@@ -95,7 +100,7 @@ def spoiled(facts: Facts, states: Sequence[State], *, sustained: bool = False) -
 def remarks(facts: Facts, states: Sequence[State], *, sustained: bool = False) -> tuple[str, ...]:
     """What a reader should know and what spoils nothing."""
     shown = [line for line in _slowed(facts, states) if line not in spoiled(facts, states, sustained=True)] if sustained else []
-    return _said(*shown, _hot(states), _clock_set(states), _stolen(states))
+    return _said(*shown, _phone_clock(facts, states), _hot(states), _clock_set(states), _stolen(states))
 
 
 def _said(*found: str) -> tuple[str, ...]:
@@ -103,7 +108,7 @@ def _said(*found: str) -> tuple[str, ...]:
 
 
 def _slowed(facts: Facts, states: Sequence[State]) -> list[str]:
-    return [*(line for _, line in _throttled(states)), _slow_clock(facts, states)]
+    return [*(line for _, line in _throttled(states)), _thermally_throttled(states), _slow_clock(facts, states), _saving(states)]
 
 
 def _throttled(states: Sequence[State]) -> list[tuple[int, str]]:
@@ -115,17 +120,50 @@ def _throttled(states: Sequence[State]) -> list[tuple[int, str]]:
     return [(bit, f"{what} during the run -> {hint}") for bit, (what, hint) in _THROTTLING.items() if seen >> bit & 1]
 
 
+def _thermal_status(state: State) -> str:
+    """Of a phone, in Android's words."""
+    held = int(_number(state, "thermal_status", -1.0))
+    return _THERMAL[held] if 0 <= held < len(_THERMAL) else ""
+
+
+def _thermally_throttled(states: Sequence[State]) -> str:
+    """Android says so itself, of the whole phone: from "moderate" on it slows programs down (PowerManager.THERMAL_STATUS_MODERATE)."""
+    worst = int(max(_numbers(states, "thermal_status"), default=0.0))
+    words = _THERMAL[min(worst, len(_THERMAL) - 1)]
+    return f"the phone was throttled by heat (thermal status {words}) -> let it cool, take it out of its case" if worst >= _MODERATE else ""
+
+
+def _saving(states: Sequence[State]) -> str:
+    saving = any(state.get("battery_saver") is True for state in states)
+    return "the battery saver was on, which slows the processor -> switch it off, or charge the phone" if saving else ""
+
+
 def _slow_clock(facts: Facts, states: Sequence[State]) -> str:
     """The fastest core ran below its full frequency at some look during the run. Not on x86, whose highest is a short boost."""
+    below = "" if _is_phone(facts) else _below_full(facts, states)
+    if not below:
+        return ""
+    governor = _list(states[0], "governors", ", ") or "unknown"
+    hint = "set it for the measurement: echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    return f"{below} (governor {governor}) -> {hint}"
+
+
+def _phone_clock(facts: Facts, states: Sequence[State]) -> str:
+    """Nobody but the phone sets its clocks, and it lowers them as a matter of course: to be told, and no fault of the run."""
+    return f"{_below_full(facts, states)}, as phones do" if _is_phone(facts) and _below_full(facts, states) else ""
+
+
+def _is_phone(facts: Facts) -> bool:
+    return _text(facts, "system").startswith("Android ")
+
+
+def _below_full(facts: Facts, states: Sequence[State]) -> str:
+    """The lowest that the fastest core was seen at during the run, in words; "" where that is full speed."""
     fastest = [max(found) for state in states[1:-1] if (found := _frequencies(state))]
     highest = max(_numbers(states, "highest_khz"), default=0.0)
     if not fastest or not _text(facts, "machine").startswith(("aarch64", "arm")) or min(fastest) >= _BELOW_FULL * highest:
         return ""
-    governor = _list(states[0], "governors", ", ") or "unknown"
-    return (
-        f"the processor ran at {min(fastest) / 1000:.0f} of {highest / 1000:.0f} MHz (governor {governor}) -> set it for the measurement: "
-        "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
-    )
+    return f"the processor ran at {min(fastest) / 1000:.0f} of {highest / 1000:.0f} MHz"
 
 
 def _swapped(states: Sequence[State]) -> str:

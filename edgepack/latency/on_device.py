@@ -215,7 +215,12 @@ def truth_of(session: Session, device: Mapping[str, str], target: Target | None)
     """What kind of truth a device gives about a target; "measured" only where it is the one that the target stands for."""
     if session.transport.emulated or EMULATED in device.get("board", ""):
         return "emulated"
-    return "measured" if target is not None and matches(target.hardware, device) else "host"
+    return "measured" if target is not None and (matches(target.hardware, device) or _is_its_phone(device, target)) else "host"
+
+
+def _is_its_phone(device: Mapping[str, str], target: Target) -> bool:
+    """The target "android" stands for every phone, and names no hardware; a pack's artifacts run on others too, and are then not its."""
+    return target.platform == "android" and device.get("system", "").startswith("Android ") and target.hardware is None
 
 
 def parity_of_outputs(pack: OpenPack, artifact: ArtifactRecord, outputs: Arrays) -> tuple[OutputParity, ...]:

@@ -25,7 +25,6 @@ from edgepack.devices.local import Local
 from edgepack.devices.runner_process import RunnerError
 from edgepack.devices.session import opened
 from edgepack.devices.transport import TransportError
-from edgepack.latency import bench as module
 from edgepack.latency import on_device
 from edgepack.latency.bench import bench as run_bench
 from edgepack.latency.gate import checks
@@ -213,7 +212,7 @@ def two_targets(packs: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def on(device: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "connected", lambda _: nullcontext(device))
+    monkeypatch.setattr("edgepack.devices.sessions.connected", lambda _: nullcontext(device))
 
 
 def kept(pack: Path) -> list[Measurement]:
