@@ -41,7 +41,7 @@ TARGETS = (ORT, TFLITE, CORE_ML)
 # A target of its own, so that one build gives Core ML in fp16 too.
 HALF = "ios-half"
 
-# The bars of the project (issue 3, bars 5 and 6).
+# The bars of the project.
 FP32_BELOW_TORCH_DB, FP16_DB = 6.0, 45.0
 SURE, SURE_AGREEMENT = 0.3, 0.98
 BELOW_ORT_DB = {TFLITE: 0.5, CORE_ML: 1.0}

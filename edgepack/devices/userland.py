@@ -123,7 +123,7 @@ def default_cache() -> Path:
 
 
 def build(cache: Path | None = None, progress: Progress = lambda *_: None) -> Userland:
-    """The userland for the versions of this environment, from the cache or built now: 100 MB to download, 30 s, 230 MB to keep.
+    """The userland for the versions of this environment, from the cache or built now.
 
     A build appears whole or not at all; one that another process is making is waited for.
 

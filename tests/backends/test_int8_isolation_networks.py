@@ -40,7 +40,7 @@ class Bar:
 
 
 WITHOUT_TIES, WITH_TIES = Bar(0.3, 36), Bar(1.5, 32)
-# Issue 3, bar 6: Core ML computes in fp16 between codes, which FACTS' table does not speak of.
+# Core ML computes in fp16 between codes, of which the table of measured operators does not speak.
 COREML_GAP = 1.0
 
 

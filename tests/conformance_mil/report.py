@@ -11,7 +11,7 @@ from .outcomes import KINDS, Kind, Outcome, Tally, involving
 Row = tuple[str, ...]
 _HEAD: Row = ("", "pass", "refused", "wrong", "no values", "skipped", "harness")
 _OPERATOR_HEAD: Row = ("operator", "with values", "pass", "refused", "wrong", "share")
-# Issue 3, bar 2.
+# The bar of the project.
 BAR = 0.97
 
 
