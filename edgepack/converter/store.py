@@ -209,16 +209,19 @@ class Store:
     def _put(self, ready: Path, key: str) -> None:
         """One rename. Another build that was faster has the same right, once its bytes were read; what is damaged gives way."""
         place = _entry_folder(self._work, key)
-        _make_way(place)
-        try:
-            ready.rename(place)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            there = self.find(key)
-            if there is None or not all(self.check(there, name) for name in there.outputs):
-                self.discard(key)
+        # Others may put or take an entry between any two lines: what they leave is looked at again, a few times.
+        for is_last in (False, False, False, True):
+            _make_way(place)
+            try:
                 ready.rename(place)
+                return
+            except OSError as error:
+                if is_last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            there = self.find(key)
+            if there is not None and all(self.check(there, name) for name in there.outputs):
+                return
+            self.discard(key)
 
     @contextlib.contextmanager
     def claimed(self, key: str, given_up: Callable[[], None]) -> Iterator[None]:
@@ -388,7 +391,12 @@ def _make_way(place: Path) -> None:
     """The folder an entry goes to; what is none on the way to it is damage, and gives way."""
     for folder in (place.parent, place):
         if not _is_folder(folder):
-            folder.unlink(missing_ok=True)
+            try:
+                folder.unlink(missing_ok=True)
+            except OSError:
+                # Another build has put its entry here since.
+                if not _is_folder(folder):
+                    raise
     place.parent.mkdir(parents=True, exist_ok=True)
 
 

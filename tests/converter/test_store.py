@@ -126,6 +126,20 @@ def test_many_builds_that_publish_one_key_leave_one_whole_entry(tmp_path: Path) 
         assert not list((root / "tmp").iterdir())
 
 
+def test_a_build_that_is_overtaken_between_two_looks_takes_what_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, look, overtaken = publish(store), stores._is_folder, []
+    there = folder_of(store, first)
+
+    def blind_once(path: Path) -> bool:
+        if path == there and not overtaken:
+            overtaken.append(path)
+            return False
+        return look(path)
+
+    monkeypatch.setattr(stores, "_is_folder", blind_once)
+    assert publish(Store(store.root, None)) == first and overtaken
+
+
 # ---- damage
 
 
