@@ -30,6 +30,7 @@ def command(out: OutOption = Path("pack"), latency: LatencyOption = "quick", jso
     finish(pack, out, json)
     if not json:
         print(f"try: {_program()} run {out} {_shown(digits / 'samples' / 'digit_7.png')}")
+        print(f"on a phone of this network: {_program()} serve {out} --host 0.0.0.0")
 
 
 def _program() -> str:

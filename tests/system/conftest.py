@@ -21,4 +21,5 @@ def digits_pack(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pat
         if not pack.is_dir():
             ended = edgepack("demo", "-o", pack, "--latency", "smoke", cwd=DIGITS)
             assert ended.returncode == 0, ended.stderr + ended.stdout
+            (shared / "digits-pack.txt").write_text(ended.stdout)
     return pack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -110,6 +111,19 @@ def test_a_phone_checks_and_times_both_runtimes_and_recognises_a_drawn_digit(pac
     # Nothing but the server itself was asked for, and the page fits the phone.
     assert {host.partition(":")[0] for host in found["requests"]} <= {"127.0.0.1", ""} and found["width"] == 390
     assert not [line for line in found["console"] if "Content Security Policy" in line]
+
+
+def test_the_demos_last_line_serves_what_it_built_to_a_phone(digits_pack: Path) -> None:
+    try:
+        installed()
+    except EdgepackError as error:
+        pytest.skip(str(error))
+    last = (digits_pack.parent / "digits-pack.txt").read_text().splitlines()[-1]
+    said, _, command = last.partition(": ")
+    _, verb, served, *options = shlex.split(command)
+    assert (said, verb, Path(served)) == ("on a phone of this network", "serve", digits_pack)
+    with serving(Path(served), *options, "--no-save") as program:
+        assert program.ready["event"] == "ready" and program.ended(signal.SIGINT)[0] == 0
 
 
 def test_frames_of_the_camera_go_through_a_photo_student(tmp_path: Path, playwright: Path) -> None:
