@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint slow conformance conformance-mil fuzz faults mutations distil segmentation bench bench-rebuild \
+.PHONY: demo test lint slow conformance conformance-mil zoo fuzz faults mutations distil segmentation bench bench-rebuild \
 	bench-efficientnet bench-latency bench-latency-statistics bench-peers clean
 
 demo: $(VENV)/.demo
@@ -34,6 +34,10 @@ conformance: $(VENV)/.dev
 # Apple's operator tests, from the coremltools wheel, on the MIL interpreter.
 conformance-mil: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance_mil.apple --jobs $(JOBS) --write
+
+# Architectures of transformers' and by hand, with small random weights, through both converters; table in docs/zoo.md.
+zoo: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo.run --jobs $(JOBS) --write docs/zoo.md
 
 # Random graphs of supported operators through every backend, against float64 and onnxruntime. SEED chooses which.
 SEED ?= 1

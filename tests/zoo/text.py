@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 
@@ -73,6 +74,39 @@ DECODERS = [
     _decoder("Mistral", "MistralConfig", "MistralForCausalLM", sliding_window=8, head_dim=8),
 ]
 
+# Tokens that were seen before the step.
+_PAST = 6
+
+
+class _Step(nn.Module):
+    """One token through a decoder that keeps keys and values: logits, and the cache with the token in it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, token: torch.Tensor, *past: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        cache = transformers.DynamicCache.from_legacy_cache(tuple(zip(past[::2], past[1::2], strict=True)))
+        answer = self.model(input_ids=token, past_key_values=cache, use_cache=True)
+        held = answer.past_key_values.to_legacy_cache()
+        return (answer.logits, *(tensor for layer in held for tensor in layer))
+
+
+def _step(name: str, kind: str, model: str, heads: int, **config: Any) -> Architecture:
+    def make() -> nn.Module:
+        held = getattr(transformers, kind)(**{**_DECODER, "attn_implementation": "eager", **config})
+        return _Step(getattr(transformers, model)(held))
+
+    past = {f"past_{what}_{layer}": normal(1, heads, _PAST, _WIDTH // _HEADS) for layer in range(2) for what in ("key", "value")}
+    return Architecture(name, make, {"token": ids(1, 1), **past})
+
+
+STEPS = [
+    _step("Llama step with cache", "LlamaConfig", "LlamaForCausalLM", 2),
+    _step("Qwen3 step with cache", "Qwen3Config", "Qwen3ForCausalLM", 2, head_dim=8),
+    _step("GPT-2 step with cache", "GPT2Config", "GPT2LMHeadModel", _HEADS, n_embd=_WIDTH, n_layer=2, n_head=_HEADS, n_positions=32),
+]
+
 _T5: dict[str, Any] = {
     "vocab_size": _WORDS, "d_model": _WIDTH, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": _HEADS, "decoder_start_token_id": 0,
 }  # fmt: skip
@@ -101,4 +135,4 @@ ENCODER_DECODERS = [
     Architecture("BART", _bart, {**_inputs(), "decoder_input_ids": ids(1, 6), "decoder_attention_mask": ones(1, 6)}),
 ]
 
-ARCHITECTURES = [*ENCODERS, *DECODERS, *ENCODER_DECODERS]
+ARCHITECTURES = [*ENCODERS, *DECODERS, *STEPS, *ENCODER_DECODERS]

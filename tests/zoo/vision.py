@@ -63,8 +63,8 @@ def _detr() -> nn.Module:
 
 def _dpt() -> nn.Module:
     config = transformers.DPTConfig(
-        **{**_VIT, "num_hidden_layers": 4}, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 12, 16, 24], fusion_hidden_size=16, is_hybrid=False,
-        attn_implementation="eager",
+        **{**_VIT, "num_hidden_layers": 4}, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 12, 16, 24], fusion_hidden_size=16,
+        is_hybrid=False, attn_implementation="eager",
     )  # fmt: skip
     return Called(transformers.DPTForDepthEstimation(config), ("pixel_values",), ("predicted_depth",))
 
@@ -86,22 +86,34 @@ ARCHITECTURES = [
     _image("MobileNetV1", "MobileNetV1Config", "MobileNetV1ForImageClassification", (_LOGITS,), side=64, depth_multiplier=0.25),
     _image("MobileNetV2", "MobileNetV2Config", "MobileNetV2ForImageClassification", (_LOGITS,), side=64, depth_multiplier=0.35),
     _image(
-        "EfficientNet", "EfficientNetConfig", "EfficientNetForImageClassification", (_LOGITS,), side=64, image_size=64,
-        width_coefficient=0.25, depth_coefficient=0.4, hidden_dim=320,
-    ),  # fmt: skip
+        "EfficientNet",
+        "EfficientNetConfig",
+        "EfficientNetForImageClassification",
+        (_LOGITS,),
+        side=64,
+        image_size=64,
+        width_coefficient=0.25,
+        depth_coefficient=0.4,
+        hidden_dim=320,
+    ),
     _image("ResNet", "ResNetConfig", "ResNetForImageClassification", (_LOGITS,), side=64, **_RESNET),
     _image("RegNet", "RegNetConfig", "RegNetForImageClassification", (_LOGITS,), side=64, embedding_size=16, groups_width=8, **_STAGES),
     _image("SegFormer", "SegformerConfig", "SegformerForSemanticSegmentation", (_LOGITS,), side=64, **_SEGFORMER),
     Architecture("DPT", _dpt, {"pixel_values": normal(1, 3, _SIDE, _SIDE)}),
     Architecture("DETR", _detr, {"pixel_values": normal(1, 3, 64, 64)}),
     _image(
-        "YOLOS", "YolosConfig", "YolosForObjectDetection", ("logits", "pred_boxes"),
-        **{**_VIT, "image_size": [_SIDE, _SIDE]}, num_detection_tokens=8, use_mid_position_embeddings=True,
-    ),  # fmt: skip
+        "YOLOS",
+        "YolosConfig",
+        "YolosForObjectDetection",
+        ("logits", "pred_boxes"),
+        **{**_VIT, "image_size": [_SIDE, _SIDE]},
+        num_detection_tokens=8,
+        use_mid_position_embeddings=True,
+    ),
     _image("CLIP vision", "CLIPVisionConfig", "CLIPVisionModel", ("last_hidden_state", "pooler_output"), **_VIT),
     Architecture("CLIP text", lambda: _text("CLIPTextConfig", "CLIPTextModel"), {"input_ids": ids(1, 12)}),
     _image("SigLIP vision", "SiglipVisionConfig", "SiglipVisionModel", ("last_hidden_state", "pooler_output"), **_VIT),
     Architecture("SigLIP text", lambda: _text("SiglipTextConfig", "SiglipTextModel"), {"input_ids": ids(1, 12)}),
     _image("BLIP vision", "BlipVisionConfig", "BlipVisionModel", ("last_hidden_state", "pooler_output"), **_VIT),
     _image("DINOv2", "Dinov2Config", "Dinov2Model", **_VIT),
-]  # fmt: skip
+]
