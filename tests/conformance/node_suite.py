@@ -3,8 +3,8 @@
     python -m tests.conformance.node_suite [--format tflite|coreml] [--jobs 2] [--only PATTERN] [--write docs/conformance.md]
 
 Every eligible case, as given and with all inputs but the first as weights, is brought to the hub's canonical form, written, linted, read
-back, run, and compared with the case's own outputs. Exit code 1 when one is wrong or crashes, or when more than ``MAX_REFUSED`` of the
-cases of the listed operators are refused in every form.
+back, run, and compared with the case's own outputs. Exit code 1 when one is wrong or crashes, when more than ``MAX_REFUSED`` of the
+cases of the listed operators are refused in every form, or when fewer than ``LEAST_PASSED`` of all eligible cases pass in a form.
 """
 
 from __future__ import annotations
@@ -22,7 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.cases import FORMATS, MAX_REFUSED, Case, Survey, committed, is_listed, survey, write_case
+from tests.conformance.cases import (
+    AS_GIVEN,
+    FORMATS,
+    LEAST_PASSED,
+    MAX_REFUSED,
+    WEIGHTS,
+    Case,
+    Survey,
+    committed,
+    is_listed,
+    survey,
+    write_case,
+)
 from tests.conformance.worker import CRASH, LOG, OUTCOMES, PASS, REFUSED, WORK, WRONG, Job, Result, serve
 
 HERE = Path(__file__).parent
@@ -185,6 +197,31 @@ def refused_part(counts: Counter[str]) -> float:
     return counts[REFUSED] / max(sum(counts.values()), 1)
 
 
+def in_form(records: Iterable[Record], format_name: str, form: str) -> Counter[str]:
+    """Outcome -> cases of a format in one form; a case of one input is the same in both."""
+    held = {(record.case, record.variant): record.result.outcome for record in records if record.format == format_name}
+    return Counter(held.get((case, form), held.get((case, AS_GIVEN))) for case in {case for case, _ in held})
+
+
+def passed_part(counts: Counter[str]) -> float:
+    """The part of cases that passes."""
+    return counts[PASS] / max(sum(counts.values()), 1)
+
+
+def below_bar(records: Sequence[Record], formats: Sequence[str]) -> list[str]:
+    """Each format and form of which too few cases pass, in one line."""
+    told = []
+    for name in formats:
+        for form, least in LEAST_PASSED[name].items():
+            part = passed_part(in_form(records, name, form))
+            told += [f"{name}, {TITLES[form]}: {part:.1%} pass, {least:.0%} needed"] if part < least else []
+    return told
+
+
+# What a form is called.
+TITLES = {WEIGHTS: "all inputs but the first as weights", AS_GIVEN: "as given"}
+
+
 def check_lists(found: Survey, formats: Sequence[str]) -> list[str]:
     """Where the committed eligible lists and the installed onnx disagree, in one line a format."""
     told = []
@@ -222,11 +259,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listed = listed_counts(records, name)
         told = ", ".join(f"{listed[outcome]} {outcome}" for outcome in OUTCOMES)
         print(f"{name}, cases of the listed operators: {told} ({refused_part(listed):.1%} refused, at most {MAX_REFUSED:.0%})")
+        for form, least in LEAST_PASSED[name].items():
+            print(f"{name}, {TITLES[form]}: {passed_part(in_form(records, name, form)):.1%} of cases pass, at least {least:.0%}")
     print(*stale, sep="\n", end="\n" if stale else "")
     if options.write:
         options.write.write_text(report(found, records, formats), encoding="utf-8")
     too_many = names is None and any(refused_part(listed_counts(records, name)) > MAX_REFUSED for name in formats)
-    return 1 if failures(records) or stale or too_many else 0
+    too_few = names is None and bool(below_bar(records, formats))
+    return 1 if failures(records) or stale or too_many or too_few else 0
 
 
 def _parser() -> argparse.ArgumentParser:

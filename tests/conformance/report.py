@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from tests.conformance.cases import LISTED, MAX_REFUSED, Survey, count_reasons, is_listed
+from tests.conformance.cases import LEAST_PASSED, LISTED, MAX_REFUSED, Survey, count_reasons, is_listed
 from tests.conformance.worker import OUTCOMES, REFUSED
 
 if TYPE_CHECKING:
@@ -60,7 +60,27 @@ def _head(found: Survey, records: Sequence[Record], formats: Sequence[str]) -> I
     for name in formats:
         held = [record for record in records if record.format == name]
         yield f"| {name} | {len(found.eligible(name))} | {len(held)} | {_cells(held)} |"
+    yield from _forms_head(records, formats)
     yield from _listed_head(records, formats)
+
+
+def _forms_head(records: Sequence[Record], formats: Sequence[str]) -> Iterator[str]:
+    from tests.conformance.node_suite import TITLES, in_form, passed_part
+
+    yield from (
+        "",
+        "## By form",
+        "",
+        "Of the eligible cases of a format; a case of one input is the same in both forms, and counts in both. A refusal has not passed.",
+        "",
+        "| format | form | cases | " + " | ".join(OUTCOMES) + " | part passed | bar |",
+        "|---|---|" + "---:|" * (3 + len(OUTCOMES)),
+    )
+    for name in formats:
+        for form, least in LEAST_PASSED[name].items():
+            counts = in_form(records, name, form)
+            cells = " | ".join(str(counts[outcome]) for outcome in OUTCOMES)
+            yield f"| {name} | {TITLES[form]} | {sum(counts.values())} | {cells} | {passed_part(counts):.1%} | {least:.0%} |"
 
 
 def _listed_head(records: Sequence[Record], formats: Sequence[str]) -> Iterator[str]:

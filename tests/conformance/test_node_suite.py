@@ -6,8 +6,20 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.conformance.cases import FORMATS, LISTED, MAX_REFUSED, Survey, survey
-from tests.conformance.node_suite import Record, by_case, check_lists, failures, listed_counts, refused_part, run, tasks
+from tests.conformance.cases import AS_GIVEN, FORMATS, LISTED, MAX_REFUSED, WEIGHTS, Survey, survey
+from tests.conformance.node_suite import (
+    Record,
+    below_bar,
+    by_case,
+    check_lists,
+    failures,
+    in_form,
+    listed_counts,
+    passed_part,
+    refused_part,
+    run,
+    tasks,
+)
 from tests.conformance.report import general
 from tests.conformance.worker import CRASH, PASS, REFUSED, WRONG, Result, at_hub_opset, booleans_as_int32
 
@@ -54,6 +66,18 @@ def test_no_node_case_is_wrong_or_crashes_and_few_of_the_listed_operators_are_re
     records = run(tasks(found(), FORMATS))
     assert told(failures(records)) == []
     assert all(refused_part(listed_counts(records, name)) <= MAX_REFUSED for name in FORMATS)
+    assert below_bar(records, FORMATS) == []
+
+
+def test_a_case_counts_once_in_each_form_and_one_of_a_single_input_in_both() -> None:
+    given = [("a", AS_GIVEN, REFUSED), ("a", WEIGHTS, PASS), ("b", AS_GIVEN, PASS), ("c", AS_GIVEN, PASS), ("c", WEIGHTS, REFUSED)]
+    records = [Record("tflite", case, form, "Add", Result(outcome)) for case, form, outcome in given]
+    assert in_form(records, "tflite", AS_GIVEN) == {REFUSED: 1, PASS: 2} and in_form(records, "tflite", WEIGHTS) == {PASS: 2, REFUSED: 1}
+    assert passed_part(in_form(records, "tflite", WEIGHTS)) == 2 / 3
+    assert [line.split(":")[0] for line in below_bar(records, ["tflite"])] == [
+        "tflite, all inputs but the first as weights",
+        "tflite, as given",
+    ]
 
 
 def test_every_listed_operator_is_one_of_onnx() -> None:
