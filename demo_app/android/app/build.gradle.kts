@@ -17,8 +17,6 @@ android {
         ndk { abiFilters += listOf("arm64-v8a") }
     }
 
-    buildFeatures { buildConfig = true }
-
     buildTypes {
         release {
             // Signed as debug builds are, so that it can be installed at once: times are taken with this one. A shop needs a key of yours.

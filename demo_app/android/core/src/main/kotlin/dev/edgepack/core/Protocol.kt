@@ -31,6 +31,8 @@ const val MOST_INNER = 1 shl 20
 // A batch is made for twice as many steps: the times it is chosen by are not the fastest that will come.
 private const val HEADROOM = 2
 private const val TRIES = 3
+// What hears of the progress may draw on the screen: ten times a run, and never inside a round.
+private const val TOLD_EVERY = 0.1
 // Steps of the clock that are looked at, and reads until it is given up.
 private const val STEPS = 16
 private const val READS = 200_000
@@ -103,6 +105,7 @@ class Stopwatch(private val clock: Clock) {
         val (taken, starts) = List(queries.size) { ArrayList<Long>() } to List(queries.size) { ArrayList<Long>() }
         val begun = clock.nanoseconds()
         var (rounds, now) = 0 to begun
+        var told = 0.0
         while (rounds < protocol.pairs || now - begun < protocol.seconds * 1e9) {
             for (index in if (rounds % 2 == 0) queries.indices else queries.indices.reversed()) {
                 val start = clock.nanoseconds()
@@ -112,7 +115,8 @@ class Stopwatch(private val clock: Clock) {
             }
             now = clock.nanoseconds()
             rounds++
-            progress(minOf(rounds.toDouble() / protocol.pairs, if (protocol.seconds > 0) (now - begun) / (protocol.seconds * 1e9) else 1.0, 1.0))
+            val share = minOf(rounds.toDouble() / protocol.pairs, if (protocol.seconds > 0) (now - begun) / (protocol.seconds * 1e9) else 1.0, 1.0)
+            if (share >= told + TOLD_EVERY) progress(share.also { told = it })
         }
         return taken to starts
     }

@@ -98,7 +98,7 @@ class Visit(
     private fun answersOf(subject: Subject): JSONObject {
         listener.started("${subject.name}: golden samples")
         return try {
-            open(subject).use { session -> outputsOf(subject, answers(session, inputs(subject))) }
+            opened(subject).use { session -> outputsOf(subject, answers(session, inputs(subject))) }
         } catch (error: Exception) {
             JSONObject().put("error", wordsOf(error))
         }.put("threads", threads)
@@ -108,7 +108,7 @@ class Visit(
         listener.started("${subjects.joinToString { it.name }}: times")
         val (watching, sessions) = watch() to mutableListOf<Session>()
         val post = try {
-            for (subject in subjects) sessions += open(subject).apply { set(sampleOf(inputs(subject), 0)) }
+            for (subject in subjects) sessions += opened(subject).apply { set(sampleOf(inputs(subject), 0)) }
             seriesOf(subjects, stopwatch.measure(sessions.map { it::invoke }, protocol, listener::progress))
         } catch (error: Exception) {
             JSONObject().put("error", wordsOf(error))
@@ -120,7 +120,7 @@ class Visit(
             .put("thermal_status", seen.thermalStatus ?: JSONObject.NULL).put("battery_saver", seen.batterySaver)
     }
 
-    private fun open(subject: Subject): Session {
+    private fun opened(subject: Subject): Session {
         val content = server.get("/artifacts/${subject.sha256}")
         if (sha256(content) != subject.sha256) throw Refused("${subject.file} did not arrive as it was verified: its digest differs")
         return runtime.open(directBuffer(content.size).apply { put(content) }.apply { rewind() }, threads, subject.unit)
