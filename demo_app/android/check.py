@@ -43,9 +43,10 @@ class Toolchain:
     debian: Path
     onnxruntime: Path
 
-    def compile(self, sources: Sequence[Path], classpath: Sequence[Path], out: Path) -> None:
-        """Kotlin sources to classes; CalledProcessError with the compiler's words. A warning is an error."""
-        options = ["-no-stdlib", "-no-reflect", "-Werror", "-jvm-target", "17", "-d", str(out), "-cp", _joined([*self.stdlib, *classpath])]
+    def compile(self, sources: Sequence[Path], classpath: Sequence[Path], out: Path, release: str = "17") -> None:
+        """Kotlin sources to classes, for a release of Java; CalledProcessError with the compiler's words. A warning is an error."""
+        target = ["-jvm-target", "1.8" if release == "8" else release, f"-Xjdk-release={release}"]
+        options = ["-no-stdlib", "-no-reflect", "-Werror", *target, "-d", str(out), "-cp", _joined([*self.stdlib, *classpath])]
         compiler = _joined([self.kotlin / f"{name}.jar" for name in _COMPILER])
         # The first compiler of the JVM alone: half the CPU time for programs of seconds.
         _run([*_JAVA, "-cp", compiler, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", *options, *map(str, sources)])
@@ -156,7 +157,8 @@ def _joined(paths: Sequence[Path]) -> str:
 
 def compile_core(tools: Toolchain, out: Path) -> None:
     """core and its tests, into ``out/core`` and ``out/tests``."""
-    tools.compile([CORE], tools.json, out / "core")
+    # As its build file asks for: later releases have methods that Android 8 has not.
+    tools.compile([CORE], tools.json, out / "core", release="8")
     tools.compile([CORE_TESTS], [out / "core", *tools.json, *tools.junit], out / "tests")
 
 

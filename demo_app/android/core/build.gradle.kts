@@ -1,3 +1,5 @@
+import org.jetbrains.kotlin.gradle.dsl.JvmTarget
+
 // Pure Kotlin on the JVM: whatever needs no phone, tested without one.
 plugins {
     kotlin("jvm")
@@ -5,6 +7,16 @@ plugins {
 
 kotlin {
     jvmToolchain(17)
+    compilerOptions {
+        // Against Java 8's library: later ones have methods (ByteBuffer.rewind of its own) that Android 8 has not.
+        jvmTarget = JvmTarget.JVM_1_8
+        freeCompilerArgs.add("-Xjdk-release=8")
+    }
+}
+
+java {
+    sourceCompatibility = JavaVersion.VERSION_1_8
+    targetCompatibility = JavaVersion.VERSION_1_8
 }
 
 // org.json is part of Android; these are Android's own sources of it, for compiling and for unit tests.

@@ -71,7 +71,7 @@ private class LiteRtSession(private val interpreter: Interpreter, private val de
     override fun outputs(): Map<String, Tensor> = outputs.mapValues { (name, buffer) ->
         val held = interpreter.getOutputTensorFromSignature(name, SIGNATURE)
         val copy = directBuffer(buffer.capacity()).put(buffer.duplicate().apply { clear() })
-        Tensor(dtype(held.dataType()), held.shape().toList(), copy.apply { rewind() } as ByteBuffer)
+        Tensor(dtype(held.dataType()), held.shape().toList(), copy.apply { rewind() })
     }
 
     override fun close() {

@@ -35,7 +35,7 @@ private class OrtRun(private val environment: OrtEnvironment, private val sessio
         this.feed.values.forEach(OnnxTensor::close)
         this.feed = feed.mapValues { (_, tensor) ->
             val copy = directBuffer(tensor.data.capacity()).put(tensor.data.duplicate().apply { clear() })
-            OnnxTensor.createTensor(environment, copy.apply { rewind() } as ByteBuffer, tensor.shape.map(Int::toLong).toLongArray(), javaType(tensor.dtype))
+            OnnxTensor.createTensor(environment, copy.apply { rewind() }, tensor.shape.map(Int::toLong).toLongArray(), javaType(tensor.dtype))
         }
     }
 
@@ -58,7 +58,7 @@ private fun tensor(value: OnnxTensor): Tensor {
     // A copy in the runtime's byte order, little-endian on every ABI of Android.
     val held = value.byteBuffer.order(ByteOrder.nativeOrder())
     val copy = directBuffer(held.remaining()).put(held)
-    return Tensor(dtype(info.type), info.shape.map(Long::toInt), copy.apply { rewind() } as ByteBuffer)
+    return Tensor(dtype(info.type), info.shape.map(Long::toInt), copy.apply { rewind() })
 }
 
 private val TYPES = mapOf(
