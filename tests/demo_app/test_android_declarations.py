@@ -124,9 +124,13 @@ def family(name: str, described: Mapping[str, ast.ClassDef]) -> Iterator[ast.Cla
         yield described[name]
         for base in described[name].bases:
             words = ast.unparse(base).split("[")[0]
-            nearby = [known for known in described if known.replace("$", ".") in (words, f"{name.rpartition('.')[0]}.{words}")]
-            for each in nearby:
-                yield from family(each, described)
+            for known in (words, f"{name.rpartition('.')[0]}.{words}"):
+                yield from family(nested(known), described)
+
+
+def nested(name: str) -> str:
+    """As Java's compiler names a class within a class: "android.view.View$Callback"."""
+    return re.sub(r"(?<=\.)([A-Z]\w*)\.", r"\1$", name)
 
 
 def typed(annotation: ast.expr | None) -> str:

@@ -2,7 +2,6 @@ package androidx.camera.core;
 
 public final class Preview extends UseCase {
     public void setSurfaceProvider(SurfaceProvider surfaceProvider) {}
-    public SurfaceProvider getSurfaceProvider() { throw new RuntimeException(); }
     public interface SurfaceProvider {}
     public static final class Builder {
         public Builder() {}

@@ -25,7 +25,7 @@ class Camera(private val activity: ComponentActivity, private val view: PreviewV
     }
 
     private fun bind(provider: ProcessCameraProvider) {
-        val preview = Preview.Builder().build().apply { surfaceProvider = view.surfaceProvider }
+        val preview = Preview.Builder().build().apply { setSurfaceProvider(view.surfaceProvider) }
         val analysis = ImageAnalysis.Builder()
             .setBackpressureStrategy(ImageAnalysis.STRATEGY_KEEP_ONLY_LATEST)
             .setOutputImageFormat(ImageAnalysis.OUTPUT_IMAGE_FORMAT_RGBA_8888)
