@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgepack.arrays import save_arrays
 from edgepack.calibration.readers import Samples
 from edgepack.devices.runner_process import artifact_feed, hub_arrays
 from edgepack.latency.protocol import PROFILES
@@ -42,7 +43,7 @@ def cut(pack: Path, folder: Path) -> None:
     (folder / "pack/pack.json").write_text(json.dumps(held, indent=1) + "\n")
     for name in ("inputs.npz", "reference.npz"):
         shutil.copyfile(pack / "golden" / name, folder / "pack/golden" / name)
-    np.savez(folder / "answers.npz", **{each["scheme"]: _answers(pack, each["scheme"]) for each in held["artifacts"]})
+    save_arrays(folder / "answers.npz", {each["scheme"]: _answers(pack, each["scheme"]) for each in held["artifacts"]})
 
 
 def _answers(pack: Path, scheme: str) -> Array:
@@ -151,7 +152,7 @@ IMAGES: tuple[tuple[int, int, ImagePreprocessing], ...] = (
 def made_up(width: int, height: int) -> Array:
     """(height, width, 3) uint8 that Kotlin makes by the same rule: slopes, edges and a pattern."""
     y, x, channel = np.ogrid[:height, :width, :3]
-    return ((7 * x + 13 * y + 29 * channel + 5 * ((x * y) % 31)) % 256).astype(np.uint8)
+    return np.asarray((7 * x + 13 * y + 29 * channel + 5 * ((x * y) % 31)) % 256, np.uint8)
 
 
 def _image(case: tuple[int, int, ImagePreprocessing]) -> dict[str, Any]:
