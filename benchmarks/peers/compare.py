@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 on this machine: our .tflite against litert-torch's and litert-quantizer's, our int8 .onnx against its fp32.
+"""Our .tflite against litert-torch's and litert-quantizer's on this machine, and our int8 .onnx against its fp32.
+
+EfficientNet-Lite0 in fp32 and int8; MiniLM, MobileNetV3 and a DiT block (modules.py) in fp32.
 
     make bench-peers        (or: python benchmarks/peers/compare.py --peers PYTHON [--json])
 
@@ -138,17 +140,45 @@ def export_peers(python: Path, calibration: Path, out: Path) -> None:
     subprocess.run([python, HERE / "litert.py", out / "calibration.npz", out], check=True, stdout=sys.stderr)
 
 
+def of_efficientnet(python: Path, scratch: Path) -> tuple[list[Row], dict[str, str]]:
+    """EfficientNet-Lite0: built, exported by the peers, compared."""
+    pack, work, peers = (scratch / name for name in ("pack", "work", "peers"))
+    peers.mkdir()
+    edgepack.build(str(STUDENT), pack, targets=TARGETS, schemes=("fp32", "w8a8"), calibration=str(MANIFEST), latency="none", work=work)
+    export_peers(python, work / "samples" / "calibration.npz", peers)
+    return compare(pack, peers)
+
+
+def of_modules(python: Path, scratch: Path) -> tuple[list[Row], dict[str, str]]:
+    """The networks of modules.py in fp32, and how each .tflite was partitioned."""
+    names = ("minilm", "mobilenet_v3", "dit_block")
+    subprocess.run([python, HERE / "modules_litert.py", scratch / "theirs"], check=True, stdout=sys.stderr, env=_HIDDEN)
+    rows, partitions = [], {}
+    for name in names:
+        pack = scratch / name
+        edgepack.build(f"{HERE / 'modules.py'}:{name}_student", pack, targets=("android",), schemes=("fp32",), latency="none")
+        (artifact,) = edgepack.load_pack(pack).artifacts
+        ours, theirs = pack / artifact.file.path, scratch / "theirs" / f"{name}.tflite"
+        rows.append(row(f"{name} fp32", "litert-torch fp32", ours, theirs, SLOWER_AT_MOST))
+        partitions |= {f"ours {name}": load(ours)[1], name: load(theirs)[1]}
+    return rows, partitions
+
+
+# Nothing is looked up on a network.
+_HIDDEN = {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--peers", type=Path, required=True, help="the python of the peers' environment")
+    parser.add_argument("--only", choices=("efficientnet", "modules"), help="one part alone")
     parser.add_argument("--json", action="store_true", help="figures as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        pack, work, peers = (Path(scratch) / name for name in ("pack", "work", "peers"))
-        peers.mkdir()
-        edgepack.build(str(STUDENT), pack, targets=TARGETS, schemes=("fp32", "w8a8"), calibration=str(MANIFEST), latency="none", work=work)
-        export_peers(options.peers, work / "samples" / "calibration.npz", peers)
-        rows, partitions = compare(pack, peers)
+        parts = {"efficientnet": of_efficientnet, "modules": of_modules}
+        found = [part(options.peers, Path(scratch)) for name, part in parts.items() if options.only in (None, name)]
+    rows = [each for held, _ in found for each in held]
+    partitions = {name: facts for _, held in found for name, facts in held.items()}
     if options.json:
         print(json.dumps({"rows": [vars(each) for each in rows], "partitions": partitions}, indent=1))
     else:

@@ -89,13 +89,13 @@ def test_noise_of_fp16_adds_in_power_to_the_quantized_hubs_where_a_target_comput
     ("scheme", "hub_db", "floor"),
     [
         (W8, 40, 40 - 0.5),  # the very function of its hub
-        (W8, 114, 114 - 3.01 - 0.5),  # beside fp32's own noise, allowed at 120 - 6 dB: two noises of one power
+        (W8, 106, 106 - 3.01 - 0.5),  # beside fp32's own noise, allowed at 112 - 6 dB: two noises of one power
         (W8D8, 35, 35 - 1.5),
         (FP16, 70, 70 - 6),
     ],
 )
 def test_schemes_without_calibration_are_held_to_what_their_rounding_alone_leaves(scheme: Scheme, hub_db: float, floor: float) -> None:
-    runs = _runs(student_db=120, hub_db=hub_db)
+    runs = _runs(student_db=112, hub_db=hub_db)
     assert _failures(scheme, _at(floor + 0.05), runs) == ()
     assert _failures(scheme, _at(floor - 0.05), runs) != ()
 
@@ -136,9 +136,9 @@ def test_a_miss_by_less_than_a_printed_digit_prints_more_digits() -> None:
     assert "is 24.0 dB from" not in line
 
 
-@pytest.mark.parametrize("decibels, passes", [(114.1, True), (113.9, False)])
+@pytest.mark.parametrize("decibels, passes", [(106.1, True), (105.9, False)])
 def test_fp32_floor_is_the_students_own_error_less_the_budget(decibels: float, passes: bool) -> None:
-    assert (_failures(FP32, _at(decibels), _runs(student_db=120)) == ()) is passes
+    assert (_failures(FP32, _at(decibels), _runs(student_db=112)) == ()) is passes
 
 
 @pytest.mark.parametrize("student_db, words", [(float("inf"), "exact"), (149.6, "149.6 dB")])
@@ -147,7 +147,7 @@ def test_a_student_luckier_than_fp32_summation_sets_no_floor_for_other_orders_of
     assert _failures(FP32, REFERENCE, runs) == ()
     assert _failures(FP32, _at(SUMMATION_DB - 5.9), runs) == ()
     (line,) = _failures(FP32, _at(SUMMATION_DB - 6.1), runs)
-    assert f"student's own fp32 {words}, taken as 126 dB of fp32 summation - 6 dB" in line
+    assert f"student's own fp32 {words}, taken as 116 dB of fp32 summation - 6 dB" in line
 
 
 def test_random_summation_order_of_512_terms_costs_what_the_floor_allows() -> None:
@@ -155,6 +155,17 @@ def test_random_summation_order_of_512_terms_costs_what_the_floor_allows() -> No
     reordered = np.add.accumulate(terms, axis=1, dtype=np.float32)[:, -1]
     found = sqnr_db(terms.astype(np.float64).sum(axis=1), reordered)
     assert SUMMATION_DB - 6 < found < FLOAT32_ROUNDING_DB
+
+
+def test_ten_layers_of_512_terms_in_another_order_stay_within_what_the_floor_allows() -> None:
+    random = np.random.default_rng(9)
+    exact = random.standard_normal((4, 512))
+    lucky = exact.astype(np.float32)
+    for _ in range(10):
+        weights = (random.standard_normal((512, 512)) / np.sqrt(512)).astype(np.float32)
+        exact = exact @ weights.astype(np.float64)
+        lucky = np.add.accumulate(lucky[:, :, None] * weights, axis=1, dtype=np.float32)[:, -1]
+    assert SUMMATION_DB - 6 < sqnr_db(exact, lucky) < FLOAT32_ROUNDING_DB - 20
 
 
 def test_float32_storage_of_an_exact_result_costs_153_decibels() -> None:
