@@ -122,7 +122,7 @@ def _show(result: BenchResult, folder: Path | None) -> None:
     console.print(_table(result.measurements))
     for measurement in result.measurements:
         for style, line in _lines(measurement):
-            console.print(f"[{style}]{escaped(f'{measurement.target} {measurement.scheme}: {line}')}[/]", highlight=False, soft_wrap=True)
+            console.print(f"[{style}]{escaped(f'{_name(measurement)}: {line}')}[/]", highlight=False, soft_wrap=True)
     for kind in sorted({each.truth for each in result.measurements}):
         console.print(f"[dim]{kind}: {_MEANING[kind]}[/]", highlight=False, soft_wrap=True)
     for check in result.checks:
@@ -136,6 +136,10 @@ def _show(result: BenchResult, folder: Path | None) -> None:
 
 
 _STYLES = {"pass": "bold", "not measured": "dim"}
+
+
+def _name(measurement: Measurement) -> str:
+    return f"{measurement.target} {measurement.scheme}" + (f" on {measurement.unit}" if measurement.unit else "")
 
 
 def _words(check: Check) -> str:
@@ -168,7 +172,7 @@ def _table(measurements: tuple[Measurement, ...]) -> Table:
     for heading in ("artifact", "p50 ms", "p90 ms", "p99 ms", "x fp32", "memory", "parity", "truth"):
         table.add_column(heading, justify="left" if heading in ("artifact", "truth") else "right", no_wrap=True)
     for measurement in measurements:
-        table.add_row(escaped(f"{measurement.target}\n  {measurement.scheme}"), *_cells(measurement))
+        table.add_row(escaped(f"{measurement.target}\n  {f'{measurement.scheme} {measurement.unit}'.strip()}"), *_cells(measurement))
     return table
 
 
