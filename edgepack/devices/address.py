@@ -22,7 +22,7 @@ _SERIAL = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9_.:%\[\]()-]*")
 
 @dataclass(frozen=True)
 class Address:
-    """One device. ``place`` is the part behind ``transport://``; the other parts are of ssh alone. ``python``: how its Python is started."""
+    """One device. ``place`` is the part behind ``transport://``; the others are of ssh alone. ``python``: how its Python is started."""
 
     transport: str
     place: str = ""

@@ -8,8 +8,10 @@ Core ML and the frameworks below it must not be used in a process that was forke
 
 from __future__ import annotations
 
+import importlib
 import logging
 import platform
+import sys
 import zipfile
 from collections.abc import Mapping
 from importlib import metadata
@@ -33,8 +35,7 @@ class CoreMlSession:
     """One .mlpackage on one kind of compute units."""
 
     def __init__(self, artifact: str, unit: str) -> None:
-        import coremltools
-
+        coremltools = _coremltools()
         self._model = coremltools.models.MLModel(_package(artifact), compute_units=coremltools.ComputeUnit[UNITS[unit]])
         description = self._model.get_spec().description
         self._images = {held.name: held.type.imageType for held in description.input if held.type.WhichOneof("Type") == "imageType"}
@@ -62,6 +63,16 @@ class CoreMlSession:
     def describe(self) -> dict[str, Any]:
         """The compute units that Core ML was allowed to use; which it used, it does not tell."""
         return {"unit": self._unit}
+
+
+def _coremltools() -> Any:
+    """The library, without the frameworks that it probes for its own converters: they take seconds to import (this process is ours)."""
+    for name in _PROBED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    return importlib.import_module("coremltools")
+
+
+_PROBED = ("torch", "sklearn", "xgboost", "tensorflow")
 
 
 def _package(artifact: str) -> str:

@@ -44,6 +44,11 @@ class Interpreter:
         self._listener = Listener(socket, "AF_UNIX", backlog=16)
         threading.Thread(target=self._listen, daemon=True).start()
 
+    def close(self) -> None:
+        """No further stand-in is served."""
+        self._listener.close()
+        shutil.rmtree(Path(self.socket).parent, ignore_errors=True)
+
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -67,8 +72,9 @@ class Interpreter:
 def interpreter() -> Interpreter:
     """The one of this process."""
     folder = tempfile.mkdtemp(prefix="edgepack-mil-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Interpreter(f"{folder}/socket")
+    found = Interpreter(f"{folder}/socket")
+    atexit.register(found.close)
+    return found
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class MLModel:
     def __init__(self, model: str, compute_units: ComputeUnit = ComputeUnit.ALL) -> None:
         if not isinstance(compute_units, ComputeUnit):
             raise TypeError('"compute_units" parameter must be of type: coremltools.ComputeUnit')
-        self.compute_unit, self._package = compute_units, Path(model)
+        self.compute_unit, self._package = compute_units, Path(model).absolute()
         manifest = json.loads((self._package / "Manifest.json").read_text())
         root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
         self._spec = Model_pb2.Model()
