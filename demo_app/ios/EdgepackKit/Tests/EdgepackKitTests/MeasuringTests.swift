@@ -147,7 +147,7 @@ final class MeasuringTests: XCTestCase {
         XCTAssertTrue(isSettled([Double](repeating: 5, count: 20), window: 10))
         XCTAssertFalse(isSettled([Double](repeating: 5, count: 19), window: 10))
         // One late query decides nothing.
-        XCTAssertTrue(isSettled([1, 2, 1, 2, 900, 2, 1, 2, 1, 2, 1, 2, 1, 2, 2, 2, 1, 2, 1, 2], window: 10))
+        XCTAssertTrue(isSettled([1, 2, 1, 2, 900, 2, 1, 2, 1, 2, 2, 2, 1, 2, 2, 2, 2, 1, 2, 2], window: 10))
     }
 
     func testAClockThatStandsStillHasNoStep() {
