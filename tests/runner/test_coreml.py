@@ -59,8 +59,8 @@ def ask(mac: Mac, package: Path, folder: Path, action: str = "run", samples: Any
 SAMPLES = np.arange(24, dtype=np.float32).reshape(4, 1, 1, 2, 3)
 
 
-@pytest.mark.parametrize("unit", ["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"])
-def test_run_doubles_every_sample_on_each_unit(mac: Mac, package: Path, tmp_path: Path, unit: str) -> None:
+@pytest.mark.parametrize("unit", ["all", "cpu_and_ne"])
+def test_run_doubles_every_sample_on_a_unit(mac: Mac, package: Path, tmp_path: Path, unit: str) -> None:
     response = ask(mac, package, tmp_path, unit=unit)
     assert (response["ok"], response["truth"], response["count"], response["session"]) == (True, "host", 4, {"unit": unit})
     assert response["runtime"] == "Core ML" and "coremltools" in response["version"]
