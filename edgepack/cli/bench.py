@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from edgepack.cli.build import Json
+from edgepack.cli.device import PythonOption
 from edgepack.cli.gate import refuse_unwritable, write_junit
 from edgepack.cli.inspect import FileMemoryOption
 from edgepack.cli.run import PackSchemeOption, PackTargetOption
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 DeviceOption = Annotated[str, typer.Option("--device", "-d", help="local, qemu://pi5, qemu://pi4, ssh://user@host[:port] or adb://serial.")]
 # The longest wait, in seconds.
 _DAY = 86400
+_UNITS = "For a Mac: all, cpu_and_ne, cpu_and_gpu or cpu_only, repeated for several. Default: each of them."
 _PROFILES = "smoke (does it run), quick, mlperf (1024 queries and 60 s at least) or sustained (10 minutes, with its curve)."
 
 
@@ -42,11 +44,14 @@ def command(
     memory: FileMemoryOption = None,
     runtime: Annotated[Path | None, typer.Option(help="For a phone: the runtime to open there, a .so file, an AAR or a wheel.")] = None,
     benchmark_model: Annotated[Path | None, typer.Option(help="For a phone: Google's benchmark_model, to time the same files too.")] = None,
+    compute_unit: Annotated[list[str] | None, typer.Option("--compute-unit", help=_UNITS)] = None,
+    python: PythonOption = "",
     json: Json = False,
 ) -> None:
     """Run and time PACK's artifacts on a device: first whether they answer right there, then how fast.
 
-    Without --target, a Raspberry Pi or a phone gets the artifacts made for one, and this machine all that run on it. Exit code 1: wrong
+    Without --target, a Raspberry Pi or a phone gets the artifacts made for one, a Mac behind ssh those made for iPhones, in Core ML on
+    each compute unit (docs/apple.md), and this machine all that run on it. Exit code 1: wrong
     answers, a budget of the target not met, or slower than the older pack by more than the margin.
     Exit code 3: an artifact does not run there; the others were measured.
     """
@@ -72,6 +77,8 @@ def command(
             memory=memory,
             runtime=runtime,
             benchmark_model=benchmark_model,
+            units=compute_unit or (),
+            python=python,
             tell=progress.tell,
         )
     if json:
@@ -106,7 +113,8 @@ def _as_data(result: BenchResult) -> dict[str, Any]:
         "measurements": [msgspec.to_builtins(each) for each in result.measurements],
         "checks": [msgspec.to_builtins(each) for each in result.checks],
         "failures": [
-            {"target": each.target, "scheme": each.scheme, "cause": each.error.cause, "hint": each.error.hint} for each in result.failures
+            {"target": each.target, "scheme": each.scheme, "unit": each.unit, "cause": each.error.cause, "hint": each.error.hint}
+            for each in result.failures
         ],
         "left_out": list(result.left_out),
     }
@@ -122,7 +130,7 @@ def _show(result: BenchResult, folder: Path | None) -> None:
     console.print(_table(result.measurements))
     for measurement in result.measurements:
         for style, line in _lines(measurement):
-            console.print(f"[{style}]{escaped(f'{measurement.target} {measurement.scheme}: {line}')}[/]", highlight=False, soft_wrap=True)
+            console.print(f"[{style}]{escaped(f'{_name(measurement)}: {line}')}[/]", highlight=False, soft_wrap=True)
     for kind in sorted({each.truth for each in result.measurements}):
         console.print(f"[dim]{kind}: {_MEANING[kind]}[/]", highlight=False, soft_wrap=True)
     for check in result.checks:
@@ -136,6 +144,10 @@ def _show(result: BenchResult, folder: Path | None) -> None:
 
 
 _STYLES = {"pass": "bold", "not measured": "dim"}
+
+
+def _name(measurement: Measurement) -> str:
+    return f"{measurement.target} {measurement.scheme}" + (f" on {measurement.unit}" if measurement.unit else "")
 
 
 def _words(check: Check) -> str:
@@ -168,7 +180,7 @@ def _table(measurements: tuple[Measurement, ...]) -> Table:
     for heading in ("artifact", "p50 ms", "p90 ms", "p99 ms", "x fp32", "memory", "parity", "truth"):
         table.add_column(heading, justify="left" if heading in ("artifact", "truth") else "right", no_wrap=True)
     for measurement in measurements:
-        table.add_row(escaped(f"{measurement.target}\n  {measurement.scheme}"), *_cells(measurement))
+        table.add_row(escaped(f"{measurement.target}\n  {f'{measurement.scheme} {measurement.unit}'.strip()}"), *_cells(measurement))
     return table
 
 

@@ -17,22 +17,28 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 
 AnswerOption = Annotated[float, typer.Option("--timeout", min=1, max=600, help="Seconds to wait for a device that does not answer.")]
 
+PythonOption = Annotated[str, typer.Option("--python", help="Over ssh: the Python there, such as ~/venv/bin/python3.")]
+
 
 @app.command()
 def setup(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="ssh://user@host[:port], qemu://pi5 or qemu://pi4.")],
     timeout: AnswerOption = 10,
+    python: PythonOption = "",
     json: Json = False,
 ) -> None:
     """Put the runtimes on a device, in its user's cache: no root, no pip and no internet there. A second time sends nothing.
+
+    A Mac gets nothing: install coremltools there, in a Python that --python names; it is remembered for bench.
 
     ssh must reach it without asking for a password. Your own ssh configuration counts; EDGEPACK_SSH_CONFIG names another file.
     """
     from edgepack.cli.output import Progress as Shown
     from edgepack.cli.output import emit_json
     from edgepack.devices.address import parse
+    from edgepack.devices.known import with_python
 
-    where = parse(address)
+    where = with_python(parse(address), python)
     with Shown(quiet=json) as shown:
         ready = _SETUPS[where.transport](where, timeout, shown.tell)
     if json:

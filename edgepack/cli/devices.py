@@ -38,6 +38,8 @@ def command(timeout: AnswerOption = 3, json: Json = False) -> None:
     console.print("another: edgepack device setup ssh://user@host, or a phone that adb knows", highlight=False, soft_wrap=True)
 
 
+# Of a Mac: docs/apple.md.
+_UNTRIED = "runner untested on hardware"
 _COLOURS = {"reachable": "green", "unreachable": "red"}
 
 
@@ -45,7 +47,9 @@ def _row(each: Listed) -> tuple[str, ...]:
     device = each.device
     colour = _COLOURS.get(each.state, "default")
     what = (device.model, device.machine, f"Python {device.python}" if device.python else "")
-    runtimes = "\n".join(_shown(f"{name} {version}") for name, version in device.runtimes.items())
+    lines = [f"{name} {version}" for name, version in device.runtimes.items()]
+    lines += [_UNTRIED] if "coremltools" in device.runtimes else []
+    runtimes = "\n".join(map(_shown, lines))
     return _shown(device.address), f"[{colour}]{each.state}[/]", _shown(", ".join(filter(None, what))), runtimes
 
 

@@ -17,7 +17,7 @@ from edgepack.cli.run import PackSchemeOption, PackTargetOption
 
 if TYPE_CHECKING:
     from edgepack.pack.manifest import Measurement
-    from edgepack.serve.messages import Browser
+    from edgepack.serve.judging import Visitor
     from edgepack.serve.serving import Serving
 
 _HOST = "IPv4 address to listen on; 0.0.0.0 for the whole network. Default: this machine alone."
@@ -41,8 +41,9 @@ def command(
 ) -> None:
     """Serve a page that checks and times PACK's artifacts in a browser, and lets you try them live; Ctrl-C ends it.
 
-    Open the address, or scan the code. It works once, for one browser; a new one is shown for the next. What is measured lands in the
-    pack as target "web". The first run brings the JavaScript runtimes with npm; after that no network is needed.
+    Open the address, or scan the code. It works once, for one browser or app; a new one is shown for the next. What a browser measures
+    lands in the pack as target "web", what an app measures (docs/app_reports.md) as the target that its artifact was made for. The first
+    run brings the JavaScript runtimes with npm; after that no network is needed.
     """
     from edgepack.serve.serving import Listeners, Place, serving
 
@@ -84,7 +85,7 @@ class _Teller:
             _emit({"event": "ready", "address": held.address, "fingerprint": held.fingerprint, "secure": held.place.is_secure})
             return
         names = ", ".join(subject.name for subject in held.held.subjects)
-        print(f"serving {names}")
+        print(f"serving {names or 'no browser, but apps'}")
         for line in held.held.left_out:
             print(f"  without {line}")
         self._address(held.address)
@@ -100,7 +101,7 @@ class _Teller:
             print("a browser came in, and its address is used up; for another one:")
             self._address(address)
 
-    def measured(self, browser: Browser, found: Sequence[Measurement]) -> None:
+    def measured(self, visitor: Visitor, found: Sequence[Measurement]) -> None:
         """The pack holds more."""
         if self._as_json:
             import msgspec
@@ -111,7 +112,8 @@ class _Teller:
 
         print(plain(found[0].device.get("board", "a browser")) + f" ({found[0].truth})")
         for each in found:
-            print(f"  {each.scheme:6} {plain(each.device.get('runtime', '')):24} {_words(each)}", flush=True)
+            what = f"{each.scheme} {each.unit}".strip()
+            print(f"  {what:6} {plain(each.device.get('runtime', '')):24} {_words(each)}", flush=True)
 
     def _address(self, address: str) -> None:
         if sys.stdout.isatty():

@@ -36,12 +36,12 @@ def _emulated(address: Address) -> Transport:
 
 
 def _ssh(address: Address) -> Transport:
-    from edgepack.devices.setup import site_of
+    from edgepack.devices.setup import sites_of
     from edgepack.devices.ssh import Ssh
 
     transport = Ssh.open(address)
     try:
-        transport.site = (site_of(transport),)
+        transport.site = sites_of(transport)
     except BaseException:
         transport.close()
         raise

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from edgepack.devices.address import Address, of_python
+
 
 class Known(msgspec.Struct, frozen=True):
-    """One device. ``runtimes`` are versions by distribution; ``seen`` is when it last answered, UTC, ISO 8601."""
+    """One device. ``runtimes`` are versions by distribution; ``seen`` is when it last answered, UTC; ``command`` starts its Python."""
 
     address: str
     model: str = ""
@@ -20,6 +22,7 @@ class Known(msgspec.Struct, frozen=True):
     python: str = ""
     runtimes: dict[str, str] = {}
     seen: str = ""
+    command: str = "python3"
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -48,6 +51,20 @@ def known() -> list[Known]:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return []
     return sorted(found, key=lambda each: each.address)
+
+
+def with_python(address: Address, python: str = "") -> Address:
+    """A device with the Python that is named, or that it was set up with.
+
+    Raises:
+        InputError: see ``edgepack.devices.address.of_python``.
+    """
+    if python:
+        return of_python(address, python)
+    if address.transport != "ssh":
+        return address
+    held = next((each.command for each in known() if each.address == str(address)), address.python)
+    return of_python(address, held)
 
 
 def remember(device: Known) -> None:

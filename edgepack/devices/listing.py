@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from importlib import metadata
 
 from edgepack.devices.adb_listing import phones_listed
-from edgepack.devices.address import parse
+from edgepack.devices.address import of_python, parse
 from edgepack.devices.known import Known, Listed, known, now, remember
 from edgepack.devices.setup import facts
 from edgepack.devices.ssh import Ssh
@@ -52,10 +52,13 @@ def _asked(devices: Sequence[Known], timeout: float) -> list[Listed]:
 def _ask(device: Known, timeout: float) -> Listed:
     """What it says of itself now; what is remembered of it when it says nothing."""
     try:
-        with closing(Ssh.open(parse(device.address), timeout)) as transport:
+        with closing(Ssh.open(of_python(parse(device.address), device.command), timeout)) as transport:
             there = facts(transport, 2 * timeout)
     except EdgepackError as error:
         return Listed(device, "unreachable", error.cause)
+    if there.is_mac:
+        # Importing coremltools takes longer than a list may.
+        return Listed(Known(device.address, there.model, there.machine, there.python, device.runtimes, now(), device.command), "reachable")
     versions = next((site.record.versions for site in there.sites if site.record.tag == there.interpreter.tag), {})
     runtimes = {runtime: versions[runtime] for runtime in RUNTIMES if runtime in versions}
-    return Listed(Known(device.address, there.model, there.machine, there.python, runtimes, now()), "reachable")
+    return Listed(Known(device.address, there.model, there.machine, there.python, runtimes, now(), device.command), "reachable")

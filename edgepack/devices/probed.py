@@ -57,6 +57,8 @@ class State(msgspec.Struct, frozen=True):
     memory_available_kib: _Count | None
     load: _Load | None
     stolen_ticks: _Count | None
+    limits: Annotated[list[_Words], Meta(max_length=16)] = []
+    battery_saver: bool | None = None
 
 
 # Before a run and after it at least; between them one about every second.

@@ -41,6 +41,7 @@ class Request(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     warm_up_seconds: float = 0.0
     inner: int = 0
+    unit: str = ""
     schema: int = SCHEMA
     tethered: bool = True
 

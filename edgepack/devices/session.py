@@ -10,6 +10,7 @@ import json
 import subprocess
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from edgepack.devices.sending import Sent, verified_send
 from edgepack.devices.tail import Tail
 from edgepack.devices.transport import Transport, TransportError, on_our_disk
 from edgepack.errors import DeviceError
-from edgepack.runner.bundle import bundle
+from edgepack.runner.bundle import bundle, on_device
 
 # Reads the modules it is sent, byte by byte up to their length so that nothing of what follows is swallowed, and serves.
 _BOOT = """
@@ -184,16 +185,18 @@ class Session:
         self._there: dict[Path, str] = {}
 
     def run(self, runner: str, request: Request, artifacts: Mapping[str, Path], feed: Arrays, limits: Limits) -> Outcome:
-        """Run a portable runner there.
+        """Run an artifact there.
 
         Args:
+            runner: the artifact's; of a Core ML package Core ML itself runs there what the MIL interpreter checks here.
             request: what is asked; its artifacts and files are filled in here.
-            artifacts: label -> file on this machine; sent once a session.
+            artifacts: label -> file, or folder, on this machine; sent once a session.
             feed: stacked inputs in the artifact's terms.
 
         Raises:
             RunnerError: the runner failed. TransportError: the connection did.
         """
+        runner = on_device(runner)
         inputs = self._scratch / f"inputs-{len(self._there)}.npz"
         with on_our_disk("temporary files"):
             bundled = bundle(runner, self._scratch / f"{runner}.pyz")
@@ -229,11 +232,22 @@ class Session:
     def _send(self, path: Path) -> str:
         """A file's name in the run folder, where it is whole; sent once a session."""
         if path not in self._there:
-            name = f"{len(self._there)}-{path.name}"
+            file = self._archived(path) if path.is_dir() else path
+            name = f"{len(self._there)}-{file.name}"
             told = lambda done, total: self._progress(f"sending {path.name}", done, total)  # noqa: E731
-            verified_send(self.transport, [Sent(path, f"{self.folder}/{name}")], told, self._digests)
+            verified_send(self.transport, [Sent(file, f"{self.folder}/{name}")], told, self._digests)
             self._there[path] = name
         return self._there[path]
+
+    def _archived(self, folder: Path) -> Path:
+        """A folder (an .mlpackage) as one file, which its runner unpacks."""
+        archive = self._scratch / f"{len(self._there)}" / f"{folder.name}.zip"
+        with on_our_disk("temporary files"):
+            archive.parent.mkdir()
+            with zipfile.ZipFile(archive, "w") as held:
+                for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+                    held.write(path, path.relative_to(folder).as_posix())
+        return archive
 
     def _digests(self, remotes: Sequence[str]) -> list[str]:
         """What ``edgepack.devices.sending`` asks, answered by the supervisor, which is there already."""

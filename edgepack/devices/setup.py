@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import metadata
 from typing import Annotated
 
 import msgspec
@@ -81,6 +82,12 @@ class Facts(msgspec.Struct, frozen=True):
     model: str
     executable: str
     sites: list[Site]
+    system: str = ""
+
+    @property
+    def is_mac(self) -> bool:
+        """Whether Core ML is there."""
+        return self.system == "Darwin"
 
     @property
     def interpreter(self) -> DevicePython:
@@ -119,6 +126,8 @@ def setup(transport: Transport, progress: Progress = lambda *_: None) -> Install
         BusyError: somebody measures there, or sets it up.
     """
     there = facts(transport)
+    if there.is_mac:
+        return _set_up_mac(transport, there)
     refuse_unfit(str(transport.address), there.interpreter)
     with opened(transport, exclusive=True, otherwise="set it up when that has ended"):
         site, versions, sent = _held(transport, there, progress) or _new(transport, there, progress)
@@ -141,7 +150,8 @@ def checked(transport: Transport) -> Installed:
 
 def record(transport: Transport, device: Installed) -> None:
     """Remember a device that answered."""
-    remember(Known(str(transport.address), device.model, device.machine, device.python, device.runtimes, now()))
+    address = transport.address
+    remember(Known(str(address), device.model, device.machine, device.python, device.runtimes, now(), address.python))
 
 
 def installed(transport: Transport) -> Installed:
@@ -168,6 +178,53 @@ def site_of(transport: Transport) -> str:
         MissingError: as ``installed``.
     """
     return installed(transport).site
+
+
+def sites_of(transport: Transport) -> tuple[str, ...]:
+    """The folders that a device's Python must find packages in, before its own: of a Mac none, whose user installs coremltools.
+
+    Raises:
+        MissingError: as ``installed``; a Mac without coremltools, or whose Python is too old.
+    """
+    there = facts(transport)
+    if there.is_mac:
+        _mac_runtimes(transport, there)
+        return ()
+    return (site_of(transport),)
+
+
+def _set_up_mac(transport: Transport, there: Facts) -> Installed:
+    """Nothing is sent: see that what is needed is there, and remember with which Python."""
+    found = Installed("", there.python, there.machine, there.model, _mac_runtimes(transport, there))
+    record(transport, found)
+    return found
+
+
+def _mac_runtimes(transport: Transport, there: Facts) -> dict[str, str]:
+    """Versions of what the Core ML runner needs, from importing it there.
+
+    Raises:
+        MissingError: it is not there, or older than here.
+    """
+    python = transport.address.python
+    here = metadata.version("coremltools")
+    hint = f"run there: {python} -m pip install coremltools=={here} numpy; or name another Python: --python PATH"
+    if is_older(there.python, _OLDEST_ON_MACS):
+        cause = f"{python} on {transport.address} is Python {there.python}; {_OLDEST_ON_MACS} or newer is needed"
+        raise MissingError(cause, "name another: --python /opt/homebrew/bin/python3")
+    try:
+        modules = {name: name for name in _ON_MACS}
+        versions = ask(transport, "check", {"site": there.base, "modules": modules}, dict[str, str], _IMPORTING)
+    except AnswerError as error:
+        raise MissingError(f"coremltools does not import on {transport.address}: {error.cause}", hint) from error
+    if is_older(versions["coremltools"], here):
+        cause = f"coremltools on {transport.address} is {versions['coremltools']}, older than {here} here"
+        raise MissingError(cause, hint)
+    return {"coremltools": versions["coremltools"]}
+
+
+# What the Core ML runner imports, and the first Python with hashlib.file_digest, which the supervisor uses.
+_ON_MACS, _OLDEST_ON_MACS = ("coremltools", "numpy"), "3.11"
 
 
 def _refuse_old(transport: Transport, versions: dict[str, str]) -> None:

@@ -129,9 +129,12 @@ class Ssh:
                 kill_tree(process)
 
     def python(self, code: str) -> subprocess.Popen[bytes]:
-        """Start ``python3 -c code`` there, in the user's home, with three pipes, in a process group of its own here."""
+        """Start ``python3 -c code`` there, in the user's home, with three pipes, in a process group of its own here.
+
+        The address may name another Python.
+        """
         self.reach()
-        command = ["ssh", "-o", "ControlMaster=no", *self._options, "--", self.address.host, _shell_line(code)]
+        command = ["ssh", "-o", "ControlMaster=no", *self._options, "--", self.address.host, _shell_line(code, self.address.python)]
         return _started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def send(self, local: Path, remote: str, progress: Callable[[int, int], None] = lambda *_: None) -> None:
@@ -328,14 +331,14 @@ def _started(command: list[str], **pipes: object) -> subprocess.Popen[bytes]:
         raise TransportError(f"this machine has no {command[0]}", "install OpenSSH's client: sudo apt install openssh-client") from error
 
 
-def _shell_line(code: str) -> str:
+def _shell_line(code: str, python: str) -> str:
     """The program as one line that every login shell reads alike (csh and fish quote otherwise): letters, digits, ``+/=``.
 
     Raises:
         ValueError: it is longer than an argument may be.
     """
     packed = base64.b64encode(zlib.compress(code.encode(), 9)).decode()
-    line = f"exec python3 -c 'import base64,zlib;exec(zlib.decompress(base64.b64decode(\"{packed}\")))'"
+    line = f"exec {python} -c 'import base64,zlib;exec(zlib.decompress(base64.b64decode(\"{packed}\")))'"
     if len(line) > _LONGEST:
         raise ValueError(f"a program of {len(code)} characters is too long for a command line; send it as a file")
     return line

@@ -10,8 +10,8 @@ from edgepack.devices.transport import TransportError
 
 # ssh ends with this code for every failure of its own, and with the remote program's code otherwise.
 SSH_FAILED = 255
-# What shells answer for a program they do not find (POSIX, 2.8.2).
-_NOT_FOUND = 127
+# What shells answer for a program they do not find, or that is none (POSIX, 2.8.2).
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
 class CutError(TransportError):
@@ -90,6 +90,8 @@ def typed(address: Address) -> str:
 
 def explained(address: Address, code: int, words: str) -> TransportError | None:
     """What the end of an ssh process says of the connection, or of a python3 that is missing; None for the end of a program there."""
+    if code in (_NOT_FOUND, _NOT_EXECUTABLE) and address.python != "python3":
+        return TransportError(f"{address.host} has no {address.python}", "name a Python that is there: --python PATH")
     if code == _NOT_FOUND and any(re.search(_NO_PYTHON.pattern, line) for line in words.splitlines()):
         return _error(address, _NO_PYTHON, "")
     return lost(address, words) if code == SSH_FAILED else None

@@ -77,10 +77,10 @@ def against(
         raise NotComparedError(f"the older pack has no {artifact.target} {artifact.scheme}")
     if why := _why_no_times(measured):
         raise NotComparedError(why)
-    answered = answer(session, old, other, asked.threads, limits)
+    answered = answer(session, old, other, asked.threads, limits, measured.unit)
     if answered.failures:
         raise NotComparedError(f"the older pack's answers wrong on this device ({answered.failures[0]})")
-    rounds = Rounds(session, {_OLD: old.file(other), _NEW: new.file(artifact)}, new, asked, limits)
+    rounds = Rounds(session, {_OLD: old.file(other), _NEW: new.file(artifact)}, new, asked, limits, measured.unit)
     found = compare(rounds, asked.margin, asked.threads, max(asked.profile.pairs, PAIRS))
     return found.against(other.file.sha256, tuple(rounds.spoiled))
 
@@ -100,8 +100,9 @@ class Rounds:
     and is not begun where it would take too long or nothing it finds could count.
     """
 
-    def __init__(self, session: Session, files: Artifacts, new: OpenPack, asked: Bench, limits: Limits) -> None:
+    def __init__(self, session: Session, files: Artifacts, new: OpenPack, asked: Bench, limits: Limits, unit: str = "") -> None:
         self._session, self._files, self._golden, self._asked, self._limits = session, files, new.golden, asked, limits
+        self._unit = unit
         self._taken, self._seconds, self._inner = 0, 0.0, 0
         self.spoiled: list[str] = []
 
@@ -113,7 +114,8 @@ class Rounds:
         profile = replace(self._asked.profile, pairs=pairs, seconds=0.0 if self._taken else self._asked.profile.seconds)
         allowed = Limits(self._limits.seconds + _SLACK * expected, self._limits.bytes)
         begun = time.monotonic()
-        outcome = time_artifacts(self._session, self._files, self._golden, profile, allowed, self._asked.threads, self._inner)
+        threads = self._asked.threads
+        outcome = time_artifacts(self._session, self._files, self._golden, profile, allowed, threads, self._inner, self._unit)
         self._seconds += time.monotonic() - begun
         self._note(outcome)
         with made_of(outcome):

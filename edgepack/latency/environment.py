@@ -59,6 +59,7 @@ def words(facts: Facts, state: State) -> dict[str, str]:
         "temperature": _counted(state, "temperature_c", "{:.0f} °C"),
         "throttling": f"0x{throttled:x}" if throttled >= 0 else "",
         "thermal status": _thermal_status(state),
+        "limits": _list(state, "limits", ", "),
         "battery saver": "on" if state.get("battery_saver") is True else "",
         "memory": _counted(facts, "memory_kib", "{:.1f} GiB", 2**20),
         "memory available": _counted(state, "memory_available_kib", "{:.1f} GiB", 2**20),
@@ -108,7 +109,13 @@ def _said(*found: str) -> tuple[str, ...]:
 
 
 def _slowed(facts: Facts, states: Sequence[State]) -> list[str]:
-    return [*(line for _, line in _throttled(states)), _thermally_throttled(states), _slow_clock(facts, states), _saving(states)]
+    return [
+        *(line for _, line in _throttled(states)),
+        _thermally_throttled(states),
+        _limited(states),
+        _slow_clock(facts, states),
+        _saving(states),
+    ]
 
 
 def _throttled(states: Sequence[State]) -> list[tuple[int, str]]:
@@ -133,9 +140,15 @@ def _thermally_throttled(states: Sequence[State]) -> str:
     return f"the phone was throttled by heat (thermal status {words}) -> let it cool, take it out of its case" if worst >= _MODERATE else ""
 
 
+def _limited(states: Sequence[State]) -> str:
+    """What macOS says of itself (``pmset -g therm``)."""
+    found = dict.fromkeys(words for state in states for words in _words_of(state, "limits"))
+    return f"the system slowed the processor down ({', '.join(found)}) -> let it cool, and plug it in" if found else ""
+
+
 def _saving(states: Sequence[State]) -> str:
     saving = any(state.get("battery_saver") is True for state in states)
-    return "the battery saver was on, which slows the processor -> switch it off, or charge the phone" if saving else ""
+    return "the battery saver was on, which slows the processor -> switch it off, or charge the device" if saving else ""
 
 
 def _slow_clock(facts: Facts, states: Sequence[State]) -> str:
@@ -252,7 +265,10 @@ def _text(of: Facts | State, name: str) -> str:
     return held if isinstance(held, str) else ""
 
 
-def _list(of: Facts | State, name: str, between: str, among: frozenset[str] | None = None) -> str:
+def _words_of(of: Facts | State, name: str) -> list[str]:
     held = of.get(name)
-    words = [each for each in held if isinstance(each, str)] if isinstance(held, list | tuple) else []
-    return between.join(each for each in words if among is None or each in among)
+    return [each for each in held if isinstance(each, str)] if isinstance(held, list | tuple) else []
+
+
+def _list(of: Facts | State, name: str, between: str, among: frozenset[str] | None = None) -> str:
+    return between.join(each for each in _words_of(of, name) if among is None or each in among)

@@ -179,11 +179,12 @@ def _checks(case: _Case) -> Iterator[Check]:
 
 
 def _latency(case: _Case) -> tuple[Status, str]:
-    budget, latency = case.budgets.latency_p90_ms, _newest_with_p90(case)
-    if latency is None or latency.p90 is None:
+    budget, found = case.budgets.latency_p90_ms, _newest_with_p90(case)
+    latency = found.latency if found else None
+    if found is None or latency is None or latency.p90 is None:
         return ("no budget" if budget is None else "not measured"), _why_no_p90(case)
     spoiled = beaten(latency) or next(iter(latency.invalid), "")
-    words = f"{_p90_words(latency.p90)}{_how_taken(latency)}"
+    words = f"{_p90_words(latency.p90)}{_how_taken(latency, found.unit)}"
     if budget is None:
         return "no budget", spoiled or words
     if spoiled:
@@ -192,11 +193,33 @@ def _latency(case: _Case) -> tuple[Status, str]:
     return status, f"{words}; the upper end must be below {budget:g} ms"
 
 
-def _newest_with_p90(case: _Case) -> Latency | None:
-    """On as many threads as the budget is of; a sustained run, whose device changes, counts only where no other was made."""
-    held = [each.latency for each in case.measured if each.latency is not None and not each.failures]
-    found = [each for each in held if each.p90 is not None and each.truth == "measured" and each.threads == case.budgets.latency_threads]
-    return min(found, key=lambda latency: latency.profile == SUSTAINED, default=None)
+def _newest_with_p90(case: _Case) -> Measurement | None:
+    """On as many threads as the budget is of; a sustained run, whose device changes, counts only where no other was made.
+
+    An app asks its runtime for one compute unit or delegate, so that of the newest runs on each the fastest sound one counts.
+    """
+    found = [each for each in case.measured if not each.failures and _fits(each.latency, case)]
+    newest: dict[str, Measurement] = {}
+    for each in sorted(found, key=lambda each: _profile_of(each) == SUSTAINED):
+        newest.setdefault(each.unit, each)
+    return min(newest.values(), key=_rank, default=None)
+
+
+def _fits(latency: Latency | None, case: _Case) -> bool:
+    if latency is None or latency.p90 is None:
+        return False
+    return latency.truth == "measured" and latency.threads == case.budgets.latency_threads
+
+
+def _profile_of(measurement: Measurement) -> str:
+    return measurement.latency.profile if measurement.latency else ""
+
+
+def _rank(measurement: Measurement) -> tuple[bool, float]:
+    """Sound ones first, then by the upper end of p90."""
+    latency = measurement.latency
+    assert latency is not None and latency.p90 is not None
+    return bool(latency.invalid), latency.p90.high
 
 
 def _why_no_p90(case: _Case) -> str:
@@ -229,9 +252,9 @@ def _p90_words(p90: Estimate) -> str:
     return f"p90 is {p90.value:.4g} ms (95 % interval {p90.low:.4g} to {p90.high:.4g} ms)"
 
 
-def _how_taken(latency: Latency) -> str:
+def _how_taken(latency: Latency, unit: str) -> str:
     sustained = ", in a sustained run" if latency.profile == SUSTAINED else ""
-    return f" on {_threads(latency.threads)}{sustained}"
+    return f" on {unit or _threads(latency.threads)}{sustained}"
 
 
 def _threads(count: int) -> str:
@@ -276,18 +299,24 @@ def _accuracy_failures(artifact: ArtifactRecord, budgets: Budgets) -> tuple[str,
 
 
 def _parity(case: _Case) -> tuple[Status, str]:
-    """The pack's own record, and the newest run of each kind of truth: a device answers wrong whatever an emulation said since."""
+    """The pack's own record, and the newest run of each kind of truth and unit: a device answers wrong whatever an emulation said since."""
     artifact = case.artifact
     of_accuracy = _accuracy_failures(artifact, case.own)
     recorded = [*judge_parity(artifact.parity, artifact.target, artifact.scheme), *artifact.failures]
     failures = [f"{artifact.parity.truth}: {line}" for line in dict.fromkeys(recorded) if line not in of_accuracy]
-    newest = {each.truth: each for each in reversed(case.measurements)}.values()
-    failures += [f"{each.truth}: {line}" for each in newest for line in _device_failures(each)]
+    newest = {(each.truth, each.unit): each for each in reversed(case.measurements)}.values()
+    failures += [f"{each.truth}{_on(each)}: {line}" for each in newest for line in _device_failures(each)]
     if failures:
         return "fail", _without_subject(failures[0], case)
     told = [_parity_words(artifact.parity, artifact.parity.truth)]
-    told += [_parity_words(each.parity, f"{each.truth}, {each.device.get('board', 'a device without a name')}") for each in newest]
+    told += [
+        _parity_words(each.parity, f"{each.truth}, {each.device.get('board', 'a device without a name')}{_on(each)}") for each in newest
+    ]
     return "pass", "; ".join(told)
+
+
+def _on(measurement: Measurement) -> str:
+    return f" on {measurement.unit}" if measurement.unit else ""
 
 
 def _device_failures(measurement: Measurement) -> Sequence[str]:

@@ -27,10 +27,14 @@ from edgepack.latency.timing import Artifacts, facts_of, latencies, made_of, tim
 from edgepack.pack.digest import intact
 from edgepack.pack.manifest import SCHEMA, ArtifactRecord, Latency, Measurement, OutputParity, Pack, Parity, Truth
 from edgepack.pack.run import refuse_other_files
+from edgepack.runner.coreml import UNITS
 from edgepack.targets import Target
 from edgepack.text import cleaned
 from edgepack.verify import metrics
 from edgepack.verify.judge import WORST_DB, WORST_ERROR, judge_parity
+
+# The runner of Core ML packages, as packs name it.
+CORE_ML = "mil"
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,13 @@ class Bench:
 
     Attributes:
         threads: of the runtime. margin: how much slower or faster than the older pack counts, 0.03 is 3 %.
+        units: compute units that Core ML is asked for, each in a run of its own.
     """
 
     profile: Profile
     threads: int = 1
     margin: float = 0.03
+    units: tuple[str, ...] = tuple(UNITS)
 
 
 @dataclass(frozen=True)
@@ -103,11 +109,12 @@ class Failure:
     scheme: str
     error: StepError
     is_of_artifact: bool = False
+    unit: str = ""
 
     @property
     def subject(self) -> str:
         """As every list names the artifact."""
-        return f"{self.target} {self.scheme}"
+        return f"{self.target} {self.scheme}" + (f" on {self.unit}" if self.unit else "")
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ class Answered:
     peak_bytes: int
     truth: Truth
     device: dict[str, str]
+    unit: str = ""
 
 
 def measure_on(
@@ -137,11 +145,13 @@ def measure_on(
         PackError: a file of the pack is not the one that was verified. TransportError: the connection failed.
     """
     for _, group in groupby(artifacts, key=lambda artifact: (artifact.target, artifact.runner)):
-        yield from _measured_together(session, pack, list(group), asked, limits)
+        held = list(group)
+        for unit in asked.units if held[0].runner == CORE_ML else ("",):
+            yield from _measured_together(session, pack, held, asked, limits, unit)
 
 
 def _measured_together(
-    session: Session, pack: OpenPack, artifacts: Sequence[ArtifactRecord], asked: Bench, limits: Limits
+    session: Session, pack: OpenPack, artifacts: Sequence[ArtifactRecord], asked: Bench, limits: Limits, unit: str
 ) -> Iterator[Measurement | Failure]:
     """The artifacts of one target and runtime: each one's answers, and then the times of those that are right."""
     found: list[Answered | Failure] = []
@@ -149,10 +159,10 @@ def _measured_together(
     broken: DeviceError | None = None
     try:
         for artifact in artifacts:
-            found.append(_answered(session, pack, artifact, asked.threads, limits))
-        timed = _times(session, pack, _right(found), asked, limits)
+            found.append(_answered(session, pack, artifact, asked.threads, limits, unit))
+        timed = _times(session, pack, _right(found), asked, limits, unit)
     except StepError as error:
-        found.append(Failure(artifacts[0].target, ", ".join(each.artifact.scheme for each in _right(found)), error))
+        found.append(Failure(artifacts[0].target, ", ".join(each.artifact.scheme for each in _right(found)), error, unit=unit))
     except DeviceError as error:
         # What was answered before the connection went is worth keeping.
         broken = error
@@ -167,11 +177,11 @@ def _right(found: Sequence[Answered | Failure]) -> list[Answered]:
     return [each for each in found if isinstance(each, Answered) and not each.failures]
 
 
-def _answered(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: int, limits: Limits) -> Answered | Failure:
+def _answered(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: int, limits: Limits, unit: str) -> Answered | Failure:
     try:
-        return answer(session, pack, artifact, threads, limits)
+        return answer(session, pack, artifact, threads, limits, unit)
     except StepError as error:
-        return Failure(artifact.target, artifact.scheme, error, is_of_artifact=True)
+        return Failure(artifact.target, artifact.scheme, error, is_of_artifact=True, unit=unit)
 
 
 def _measurement(answered: Answered, latency: Latency | None) -> Measurement:
@@ -189,18 +199,19 @@ def _measurement(answered: Answered, latency: Latency | None) -> Measurement:
         failures=answered.failures,
         latency=latency,
         memory_peak_bytes=answered.peak_bytes,
+        unit=answered.unit,
     )
     return cleaned(made)
 
 
-def answer(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: int, limits: Limits) -> Answered:
+def answer(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: int, limits: Limits, unit: str = "") -> Answered:
     """The golden inputs through an artifact there, judged by the floors that the pack holds it to.
 
     Raises:
         RunnerError: it failed, or did not answer as the manifest says. TransportError: the connection failed.
     """
     path, described = pack.file(artifact)
-    request = Request("run", {}, "", "", threads)
+    request = Request("run", {}, "", "", threads, unit=unit)
     outcome = session.run(artifact.runner, request, {"artifact": path}, artifact_feed(pack.golden, described.inputs), limits)
     device = facts_of(session, outcome)
     truth = truth_of(session, device, pack.target(artifact))
@@ -208,7 +219,7 @@ def answer(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: 
         outputs = hub_arrays(outcome.arrays, described.outputs)
         parity = Parity(truth, len(next(iter(outputs.values()))), parity_of_outputs(pack, artifact, outputs))
     failures = judge_parity(parity, artifact.target, artifact.scheme)
-    return Answered(artifact, parity, failures, outcome.ending.peak_bytes, truth, device)
+    return Answered(artifact, parity, failures, outcome.ending.peak_bytes, truth, device, unit)
 
 
 def truth_of(session: Session, device: Mapping[str, str], target: Target | None) -> Truth:
@@ -246,12 +257,12 @@ def _output(held: OutputParity, outputs: Arrays, pack: OpenPack) -> OutputParity
     )
 
 
-def _times(session: Session, pack: OpenPack, right: Sequence[Answered], asked: Bench, limits: Limits) -> Mapping[str, Latency]:
+def _times(session: Session, pack: OpenPack, right: Sequence[Answered], asked: Bench, limits: Limits, unit: str) -> Mapping[str, Latency]:
     """Scheme -> latency, of artifacts that answered right."""
     if not right:
         return {}
     files: Artifacts = {each.artifact.scheme: pack.file(each.artifact) for each in right}
-    outcome = time_artifacts(session, files, pack.golden, asked.profile, limits, asked.threads)
+    outcome = time_artifacts(session, files, pack.golden, asked.profile, limits, asked.threads, unit=unit)
     found = latencies(session, outcome, files, asked.profile, right[0].truth)
     return {each.artifact.scheme: _with_floor(found[each.artifact.scheme], pack, each.artifact, asked.threads) for each in right}
 

@@ -59,20 +59,20 @@ def _only_timing(progress: Callable[[int, int], None], what: str, done: int, tot
 
 
 def time_artifacts(
-    session: Session, artifacts: Artifacts, golden: Arrays, profile: Profile, limits: Limits, threads: int, inner: int = 0
+    session: Session, artifacts: Artifacts, golden: Arrays, profile: Profile, limits: Limits, threads: int, inner: int = 0, unit: str = ""
 ) -> Outcome:
     """The samples of one interleaved run on a session's device.
 
     Args:
         limits: of the runner, beside the seconds of the profile.
-        inner: queries timed as one; 0 lets the runner choose.
+        inner: queries timed as one; 0 lets the runner choose. unit: that its runtime is asked for.
 
     Raises:
         RunnerError, TransportError: as ``Session.run``.
     """
     described = next(iter(artifacts.values()))[1]
     feed = artifact_feed({name: array[:1] for name, array in golden.items()}, described.inputs)
-    request = Request("time", {}, "", "", threads, profile.warm_up, profile.pairs, profile.seconds, profile.warm_up_seconds, inner)
+    request = Request("time", {}, "", "", threads, profile.warm_up, profile.pairs, profile.seconds, profile.warm_up_seconds, inner, unit)
     allowed = Limits(limits.seconds + profile.seconds, limits.bytes)
     return session.run(described.runner, request, {label: path for label, (path, _) in artifacts.items()}, feed, allowed)
 
@@ -120,7 +120,12 @@ def latency(session: Session, outcome: Outcome, label: str, baseline: str | None
 def facts_of(session: Session, outcome: Outcome) -> dict[str, str]:
     """What the device is and what it was like before a run, and the runtime, in words."""
     known, before = msgspec.to_builtins(session.facts), msgspec.to_builtins(outcome.ending.states[0])
-    return {**environment.words(known, before), "runtime": f"{outcome.response.runtime} {outcome.response.version}"}
+    facts = {**environment.words(known, before), "runtime": f"{outcome.response.runtime} {outcome.response.version}"}
+    return {**facts, **({"runner": UNTRIED} if outcome.response.runtime == _CORE_ML else {})}
+
+
+# What whoever reads a Mac's numbers must know of the program that took them.
+_CORE_ML, UNTRIED = "Core ML", "edgepack's own, never run on a Mac by those who wrote it (docs/apple.md)"
 
 
 def disturbances(session: Session, outcome: Outcome, profile: Profile) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -173,6 +173,7 @@ class Measurement(msgspec.Struct, frozen=True):
         parity: outputs on the golden inputs, computed on the device, against the float64 run of the student.
         failures: outputs that missed their floor there; then nothing is timed.
         memory_peak_bytes: of the process that ran the golden inputs: interpreter, runtime and artifact together.
+        unit: the compute unit or delegate that the runtime was asked for ("cpu_and_ne"); "" where there is no choice.
     """
 
     schema: int
@@ -188,6 +189,7 @@ class Measurement(msgspec.Struct, frozen=True):
     latency: Latency | None = None
     memory_peak_bytes: int | None = None
     comparison: Comparison | None = None
+    unit: str = ""
 
 
 class ArtifactRecord(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ class Run:
     """One measurement as a row of its device's table.
 
     Attributes:
-        key: "android w8a8", or of a browser "web w8a8, android's file".
+        key: "android w8a8", "ios w8a8 on cpu_and_ne", or of a browser "web w8a8, android's file".
         truth: of the outputs and of the times, the weaker one.
         worst: the output nearest to, or furthest below, its floor.
         latency: None also where its kind of truth makes it no speed.
@@ -232,7 +232,9 @@ def _run(measurement: Measurement, artifact: ArtifactRecord) -> Run:
     kinds = list(TRUTHS)
     truth = max(measurement.truth, latency.truth if latency else measurement.truth, key=kinds.index)
     shown = latency if latency and truth in TIMES_ARE_SPEEDS else None
-    key = f"{measurement.target} {artifact.scheme}" + ("" if measurement.target == artifact.target else f", {artifact.target}’s file")
+    unit = f" on {measurement.unit}" if measurement.unit else ""
+    file = "" if measurement.target == artifact.target else f", {artifact.target}’s file"
+    key = f"{measurement.target} {artifact.scheme}{unit}{file}"
     return Run(key, measurement, artifact, truth, worst_output(measurement.parity), shown)
 
 
@@ -242,10 +244,11 @@ def _place(run: Run) -> object:
 
 
 def _newest(runs: Iterable[Run]) -> list[Run]:
-    """Of each artifact and profile the newest run, and the newest sound one where that is spoiled."""
-    kept: dict[tuple[Artifact, str], list[Run]] = {}
+    """Of each artifact, unit and profile the newest run, and the newest sound one where that is spoiled."""
+    kept: dict[tuple[Artifact, str, str], list[Run]] = {}
     for run in runs:
-        held = kept.setdefault((_artifact_of(run.measurement), run.latency.profile if run.latency else ""), [])
+        key = (_artifact_of(run.measurement), run.measurement.unit, run.latency.profile if run.latency else "")
+        held = kept.setdefault(key, [])
         if not held or (run.is_sound and not held[-1].is_sound):
             held.append(run)
     return [run for held in kept.values() for run in held]

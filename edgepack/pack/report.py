@@ -244,7 +244,7 @@ def _is_elsewhere(artifact: ArtifactRecord, devices: OnDevices) -> bool:
 
 def _why_elsewhere(artifact: ArtifactRecord) -> str:
     if artifact.runner == "mil":
-        return "edgepack bench reaches no device of its platform"
+        return "no sound measurement on an iPhone: measure there with the app of demo_app/ios and edgepack serve PACK (docs/apple.md)"
     if artifact.platform == WEB:
         return "no sound measurement in a browser that a person uses: run edgepack serve PACK"
     return "no sound measurement on a device that matches the target: run edgepack bench PACK --device ADDRESS"

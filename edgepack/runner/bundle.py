@@ -7,14 +7,23 @@ import zipfile
 from importlib import resources
 from pathlib import Path
 
-# Runners that go to devices. The MIL interpreter stays here: it needs edgepack.mil and coremltools.
-PORTABLE = ("ort", "litert")
+# Runners that go to devices. The MIL interpreter stays here: it needs edgepack.mil.
+PORTABLE = ("ort", "litert", "coreml")
+# What runs an artifact on a device in place of the runner that checks it here.
+_ON_DEVICES = {"mil": "coreml"}
+
+
+def on_device(runner: str) -> str:
+    """The portable runner of what ``runner`` runs on this machine."""
+    return _ON_DEVICES.get(runner, runner)
+
+
 # Zip entries carry a date; a fixed one keeps the bytes, and so the digests, the same on every machine (1980 is the format's zero).
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def bundle(runner: str, path: Path) -> Path:
-    """Write the single-file program of ``runner`` ("ort", "litert") to ``path`` and return it."""
+    """Write the single-file program of ``runner`` ("ort", "litert", "coreml") to ``path`` and return it."""
     if runner not in PORTABLE:
         raise ValueError(f"runner {runner} is not portable")
     path.write_bytes(_archive(runner))

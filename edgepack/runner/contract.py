@@ -6,9 +6,10 @@ is, so both import only the standard library, numpy and that runtime.
     python ort.pyz request.json     -> the response is the last line of standard output, exit code 0 when "ok"
 
 Request: {"schema": 1, "action": "run" | "time" | "describe", "artifacts": {label: path}, "inputs": npz, "outputs": npz, "threads": n,
-"warm_up": n, "warm_up_seconds": s, "pairs": n, "seconds": s, "inner": n}. ``inputs`` holds one array for each artifact input, samples
-stacked on a new first axis. "run" takes one artifact and writes outputs stacked the same way. The runner leaves when its standard input
-closes if "tethered" is true.
+"warm_up": n, "warm_up_seconds": s, "pairs": n, "seconds": s, "inner": n, "unit": name}. ``inputs`` holds one array for each artifact
+input, samples stacked on a new first axis. "run" takes one artifact and writes outputs stacked the same way. The runner leaves when its
+standard input closes if "tethered" is true. "unit" is the compute unit that a runtime with a choice of them is asked for; "" leaves it to
+the runtime.
 
 "time" interleaves its artifacts ABBA on the first sample, at least "pairs" rounds and "seconds" long, after at least "warm_up" queries of
 each and then more, for at most "warm_up_seconds", until their times have settled. It writes int64 nanoseconds a query, in the order taken,
@@ -75,7 +76,11 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """What an adapter module provides. One whose time means nothing says why in an attribute ``no_latency``; "time" is then refused."""
+    """What an adapter module provides.
+
+    One whose time means nothing says why in an attribute ``no_latency``; "time" is then refused. One with a choice of compute units has a
+    method ``on(unit)``: the runtime that uses these.
+    """
 
     name: str
     version: str
@@ -119,7 +124,16 @@ def _answer(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
         _leave_with_parent()
     if request["action"] not in _ACTIONS:
         raise ValueError(f"action '{request['action']}' is none of {', '.join(_ACTIONS)}")
-    return {"ok": True, **_ACTIONS[request["action"]](runtime, request)}
+    return {"ok": True, **_ACTIONS[request["action"]](_on_unit(runtime, request.get("unit", "")), request)}
+
+
+def _on_unit(runtime: Runtime, unit: str) -> Runtime:
+    if not unit:
+        return runtime
+    if not hasattr(runtime, "on"):
+        raise ValueError(f"{runtime.name} has no compute units to choose from")
+    chosen: Runtime = runtime.on(unit)
+    return chosen
 
 
 def _run(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""What a device is and how it does, read from /proc and /sys. Standard library only: it is sent to the device with the supervisor.
+"""What a device is and how it does, read from /proc and /sys, or asked of macOS' own programs.
 
+Standard library only: it is sent to the device with the supervisor.
 A fact that cannot be read is None, or absent; nothing here raises. Numbers are in the units of their names.
 """
 
@@ -23,7 +24,10 @@ _SWAP_COUNTERS = ("pswpin", "pswpout")
 
 def facts(root: str = "/") -> dict[str, Any]:
     """What does not change during a run: board, processor, its features, cores, memory, kernel, Python."""
-    base = Path(root)
+    return {**_facts(Path(root)), **(_mac_facts() if _is_mac() else {})}
+
+
+def _facts(base: Path) -> dict[str, Any]:
     cpu, memory = _fields(base / "proc/cpuinfo"), _fields(base / "proc/meminfo")
     release = dict(line.split("=", 1) for line in _text(base / "etc/os-release").splitlines() if "=" in line)
     return {
@@ -47,7 +51,10 @@ def facts(root: str = "/") -> dict[str, Any]:
 
 def state(root: str = "/") -> dict[str, Any]:
     """What does: frequencies, heat, throttling, swap, load, and three clocks whose steps tell whether one was set or the device slept."""
-    base = Path(root)
+    return {**_state(Path(root)), **(_mac_state() if _is_mac() else {})}
+
+
+def _state(base: Path) -> dict[str, Any]:
     memory = _fields(base / "proc/meminfo")
     return {
         "wall_s": time.time(),
@@ -64,7 +71,52 @@ def state(root: str = "/") -> dict[str, Any]:
         "memory_available_kib": _number(memory.get("MemAvailable", "")),
         "load": _load(base),
         "stolen_ticks": _stolen(base),
+        "limits": [],
+        "battery_saver": None,
     }
+
+
+def _is_mac() -> bool:
+    return platform.system() == "Darwin"
+
+
+def _mac_facts() -> dict[str, Any]:
+    """A Mac's model ("Mac15,3"), chip ("Apple M3"), memory, and system (man sysctl, sw_vers)."""
+    version, memory = _asked("sw_vers", "-productVersion"), _asked("sysctl", "-n", "hw.memsize")
+    return {
+        "board": _asked("sysctl", "-n", "hw.model"),
+        "processor": _asked("sysctl", "-n", "machdep.cpu.brand_string"),
+        "memory_kib": int(memory) // 1024 if memory.isdigit() else None,
+        "system": f"macOS {version}" if version else "macOS",
+        "virtual": _asked("sysctl", "-n", "kern.hv_vmm_present") == "1",
+    }
+
+
+def _mac_state() -> dict[str, Any]:
+    """What macOS says that it limits, whether Low Power Mode is on (man pmset), and a clock that counts sleep (man clock_gettime)."""
+    power = dict(line.split()[:2] for line in _asked("pmset", "-g").splitlines() if len(line.split()) >= 2)
+    return {
+        "limits": _mac_limits(_asked("pmset", "-g", "therm")),
+        "battery_saver": power.get("lowpowermode") == "1" if "lowpowermode" in power else None,
+        "boot_s": time.clock_gettime(time.CLOCK_MONOTONIC),
+        "load": os.getloadavg()[0],
+    }
+
+
+def _mac_limits(said: str) -> list[str]:
+    """Of ``pmset -g therm``: limits of the processor below 100 (per cent), and thermal or performance warnings above 0."""
+    speeds = re.findall(r"(CPU_(?:Speed|Scheduler)_Limit)\s*=\s*(\d{1,9})", said)
+    warnings = re.findall(r"((?:Thermal|Performance) Warning Level)\s*=\s*(\d{1,9})", said, re.IGNORECASE)
+    below = [f"{name} = {value}" for name, value in speeds if int(value) < 100]
+    return below + [f"{name} = {value}" for name, value in warnings if int(value) > 0]
+
+
+def _asked(*command: str) -> str:
+    """What a program of the system says; "" when it cannot be asked."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=2, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return ""
 
 
 def _processor(cpu: dict[str, str]) -> str:

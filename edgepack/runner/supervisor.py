@@ -10,7 +10,8 @@ else's bench, "silence": seconds}``, then any number of ``{"digests": [files]}``
 ``{"digests": [sha256]}``, and for each job ``{"progress": [done, total]}`` and one ``{"ended": {...}}``. Empty lines say that the other
 side is there. End of input means: go; so does ``silence`` without a line, for a network that is lost tells nobody.
 
-The child is forked, never executed anew: under user-mode emulation the host could not start the device's programs.
+The child is forked and not executed anew: under user-mode emulation the host could not start the device's programs. On macOS it is a
+fresh interpreter: Core ML and what it stands on abort in a process that was forked and has not called exec, whatever was loaded before.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import resource
 import runpy
 import select
@@ -377,13 +379,24 @@ def _become(arguments: list[str], job: dict[str, Any], folder: Path, pipes: tupl
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         os.chdir(folder)
-        if job.get("memory"):
+        is_mac = platform.system() == "Darwin"
+        # macOS counts what the GPU maps and enforces no such limit anyway.
+        if job.get("memory") and not is_mac:
             resource.setrlimit(resource.RLIMIT_AS, (job["memory"], job["memory"]))
+        if is_mac:
+            _execute(arguments, [str(each) for each in job.get("site", ())])
         code = _as_program(arguments, [str(each) for each in job.get("site", ())])
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     finally:
         os._exit(code)
+
+
+def _execute(arguments: list[str], site: list[str]) -> None:
+    """Become ``python file arguments``; returns only by an OSError."""
+    paths = [*site, *filter(None, [os.environ.get("PYTHONPATH")])]
+    found = {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
+    os.execve(sys.executable, [sys.executable, *arguments], {**os.environ, **found, "ORT_DISABLE_TELEMETRY": "1"})
 
 
 def _as_program(arguments: list[str], site: list[str]) -> int:

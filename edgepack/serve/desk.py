@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import msgspec
 
 from edgepack.data import data_folder
 from edgepack.errors import InputError
-from edgepack.pack.digest import intact
 from edgepack.pack.files import PackError
-from edgepack.pack.manifest import FileRecord, Measurement
-from edgepack.serve import browser as browsers
+from edgepack.pack.manifest import Measurement, Truth
 from edgepack.serve import subjects
 from edgepack.serve.entrance import Guest
-from edgepack.serve.messages import Answers, Browser, Reply, Times, Visit
+from edgepack.serve.judging import Visitor, truth_of, words_of
+from edgepack.serve.messages import Answers, App, Reply, Times, Visit
 from edgepack.serve.runtimes import Runtimes
-from edgepack.serve.subjects import Served
+from edgepack.serve.shelf import Shelf
+from edgepack.serve.subjects import Served, served_to
 from edgepack.serve.visit import Visit as Way
 
 _PAGE = ("index.html", "page.css", "icon.svg")
-# What a browser says of itself has at most a few thousand characters.
+# What a visitor says of itself has at most a few thousand characters.
 _MOST_WORDS = 2**14
 # 60 seconds of two artifacts at 250 us a sample, two numbers of 11 characters each: 10 MB; ten minutes of the same: 105 MB.
 _MOST_TIMES = 2**27
@@ -31,10 +30,10 @@ _BASE64 = 4 / 3
 
 
 class Began(msgspec.Struct, frozen=True):
-    """To a page that wants to measure: the first step, and what the pack will say of the browser."""
+    """To a visitor that wants to measure: the first step, and what the pack will say of it."""
 
     device: dict[str, str]
-    truth: str
+    truth: Truth
     reply: Reply
 
 
@@ -42,7 +41,7 @@ class Desk:
     """Reads and judges for one pack.
 
     Args:
-        keep: puts measurements into the pack, and says how many. tell: hears of each browser what it measured. ended: hears when one has
+        keep: puts measurements into the pack, and says how many. tell: hears of each visitor what it measured. ended: hears when one has
             gone through all, with what failed there.
     """
 
@@ -51,30 +50,29 @@ class Desk:
         held: Served,
         runtimes: Runtimes,
         keep: Callable[[Sequence[Measurement]], int],
-        tell: Callable[[Browser, Sequence[Measurement]], None] = lambda *_: None,
+        tell: Callable[[Visitor, Sequence[Measurement]], None] = lambda *_: None,
         ended: Callable[[Sequence[str]], None] = lambda *_: None,
     ) -> None:
         self._held, self._runtimes, self._keep, self._tell, self._ended = held, runtimes, keep, tell, ended
-        self._plan = subjects.plan(held)
+        self._shelf = Shelf(held)
         self._page = _page_files()
-        self._artifacts = {subject.artifact.file.sha256: subject.artifact for subject in held.subjects}
-        self._inputs = {f"{each.id}/{index}": (each, index) for each in held.subjects for index in range(len(each.artifact.inputs))}
 
-    def read(self, path: str) -> tuple[bytes, str]:
-        """What lies at an address, and its type.
+    def read(self, path: str, guest: Guest) -> tuple[bytes, str]:
+        """What lies at an address, and its type; an app gets other artifacts than a page.
 
         Raises:
             KeyError: nothing. EdgepackError: it is not what was verified, and is not given out.
         """
         room, _, rest = path.removeprefix("/").partition("/")
+        shelf = guest.shelf or self._shelf
         if room == "runtimes":
             return self._runtimes.read(rest), type_of(rest)
         if room == "artifacts":
-            return _as_verified(self._held.pack.folder, self._artifacts[rest].file), BINARY
+            return shelf.artifact(rest), BINARY
         if room == "inputs":
-            return subjects.input_bytes(*self._inputs[rest]), BINARY
+            return shelf.inputs(rest), BINARY
         if path == "/plan.json":
-            return msgspec.json.encode(self._plan), type_of(path)
+            return shelf.plan, type_of(path)
         name = path.removeprefix("/") or "index.html"
         return self._page[name], type_of(name)
 
@@ -91,12 +89,20 @@ class Desk:
             KeyError: none is taken there. MsgspecError, EdgepackError: it is refused.
         """
         if path == "/visits":
-            said = msgspec.json.decode(body, type=Visit)
-            guest.visit = Way(self._held, said.browser)
-            return Began(browsers.words(said.browser, "", said.threads), browsers.truth(said.browser), Reply(guest.visit.due))
+            return self._begin(msgspec.json.decode(body, type=Visit), guest)
         if guest.visit is None:
-            raise InputError("no visit has begun", "reload the page")
+            raise InputError("no visit has begun", "reload the page, or start the app again")
         return self._judge(path, body, guest.visit)
+
+    def _begin(self, said: Visit, guest: Guest) -> Began:
+        """A visit from its start; one that this guest had before is over."""
+        guest.visit, guest.shelf = None, Shelf(served_to(said.visitor, self._held)) if isinstance(said.visitor, App) else None
+        held = guest.shelf.held if guest.shelf else self._held
+        if not held.subjects:
+            raise PackError(f"nothing of this pack runs in a browser ({held.left_out[0]})", "measure it with the app")
+        guest.visit = Way(held, said.visitor)
+        truth = truth_of(said.visitor, held.pack.target(held.subjects[0].artifact))
+        return Began(words_of(said.visitor, said.threads), truth, Reply(guest.visit.due))
 
     def _judge(self, path: str, body: bytes, visit: Way) -> Reply:
         measured: list[Measurement] = []
@@ -110,7 +116,7 @@ class Desk:
         kept = 0
         if measured:
             kept = self._keep(measured)
-            self._tell(visit.browser, measured)
+            self._tell(visit.visitor, measured)
         if visit.is_done:
             self._ended(tuple(visit.failures))
         return msgspec.structs.replace(reply, kept=kept)
@@ -121,14 +127,6 @@ def _page_files() -> dict[str, bytes]:
     folder = data_folder("demo_app") / "web"
     names = [*_PAGE, *(f"js/{path.name}" for path in sorted((folder / "js").glob("*.js")))]
     return {name: (folder / name).read_bytes() for name in names}
-
-
-def _as_verified(folder: Path, record: FileRecord) -> bytes:
-    """A file's bytes, which are those of the digest: what is read is what is looked at."""
-    content = intact(folder, record).read_bytes()
-    if hashlib.sha256(content).hexdigest() != record.sha256:
-        raise PackError(f"{record.path} is not the file that was verified: its digest differs", "build the pack again, or copy it whole")
-    return content
 
 
 TYPES = {

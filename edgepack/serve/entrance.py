@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
+from edgepack.serve.shelf import Shelf
 from edgepack.serve.visit import Visit
 
 # 128 bits: nobody guesses one.
@@ -17,10 +18,16 @@ _MOST_BROWSERS = 16
 
 
 class Guest:
-    """One browser that came in; ``visit`` is its way through the pack, once it began; ``lock`` is held while a post of it is judged."""
+    """One browser or app that came in.
+
+    Attributes:
+        visit: its way through the pack, once it began. shelf: what an app gets, which is another's than a page does.
+        lock: held while a post of it is judged.
+    """
 
     def __init__(self) -> None:
         self.visit: Visit | None = None
+        self.shelf: Shelf | None = None
         self.lock = threading.Lock()
 
 

@@ -1,6 +1,6 @@
-"""What a browser posted, judged here: its outputs by the floors of the pack, its times by the statistics of every other device.
+"""What a visitor posted, judged here: its outputs by the floors of the pack, its times by the statistics of every other device.
 
-Nothing is taken on the page's word: it sends numbers, and what they mean is decided from them.
+Nothing is taken on its word: it sends numbers, and what they mean is decided from them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from edgepack.devices.runner_process import hub_arrays
 from edgepack.errors import InputError, one_line
 from edgepack.latency.on_device import OpenPack, parity_of_outputs
 from edgepack.latency.protocol import Profile, summarize
-from edgepack.pack.manifest import SCHEMA, Estimate, Latency, Measurement, Parity
+from edgepack.pack.manifest import SCHEMA, Estimate, Latency, Measurement, Parity, Truth
 from edgepack.pack.on_devices import WEB
 from edgepack.runner.contract import START
+from edgepack.serve import app as apps
 from edgepack.serve import browser as browsers
-from edgepack.serve.messages import Answers, Browser, Next, OutputTensor, OutputVerdict, Reply, Series, Times, TimeVerdict
+from edgepack.serve.messages import Answers, App, Browser, Next, OutputTensor, OutputVerdict, Reply, Series, Times, TimeVerdict
 from edgepack.serve.subjects import RUNTIMES, Served, Subject
+from edgepack.targets import Target
 from edgepack.text import cleaned
 from edgepack.verify.judge import judge_parity
 
@@ -42,15 +44,29 @@ class PostError(InputError):
 
 @dataclass(frozen=True)
 class Answered:
-    """One artifact's answers in a browser, judged."""
+    """One artifact's answers in a browser or an app, judged; ``target``: whose measurement they are."""
 
     subject: Subject
+    target: str
     parity: Parity
     failures: tuple[str, ...]
     device: dict[str, str]
 
 
-def answered(subject: Subject, post: Answers, held: Served, browser: Browser) -> Answered:
+Visitor = Browser | App
+
+
+def truth_of(visitor: Visitor, target: Target | None) -> Truth:
+    """What kind of truth a visitor's numbers are about an artifact's target, or about the target "web"."""
+    return browsers.truth(visitor) if isinstance(visitor, Browser) else apps.truth(visitor, target)
+
+
+def words_of(visitor: Visitor, threads: int, runtime: str = "") -> dict[str, str]:
+    """Facts of a visitor; ``runtime``: that the page was given."""
+    return browsers.words(visitor, runtime, threads) if isinstance(visitor, Browser) else apps.words(visitor, threads)
+
+
+def answered(subject: Subject, post: Answers, held: Served, visitor: Visitor) -> Answered:
     """Outputs against the float64 run of the student.
 
     Raises:
@@ -58,25 +74,27 @@ def answered(subject: Subject, post: Answers, held: Served, browser: Browser) ->
     """
     outputs = hub_arrays(_outputs(subject, post), subject.artifact.outputs)
     _demand_shapes(outputs, held.pack)
-    truth = browsers.truth(browser)
+    truth = truth_of(visitor, held.pack.target(subject.artifact))
     samples = len(next(iter(outputs.values())))
     try:
         parity = Parity(truth, samples, parity_of_outputs(held.pack, subject.artifact, outputs))
     except (KeyError, ValueError, TypeError) as error:
         raise PostError(f"{subject.name} does not answer as the manifest says ({one_line(error)})", "build the pack again") from error
     runner = subject.artifact.runner
-    device = browsers.words(browser, f"{RUNTIMES[runner]} {held.versions[runner]}", post.threads)
-    return Answered(subject, parity, judge_parity(parity, WEB, subject.artifact.scheme), device)
+    runtime = f"{RUNTIMES[runner]} {held.versions[runner]}" if isinstance(visitor, Browser) else ""
+    target = WEB if isinstance(visitor, Browser) else subject.artifact.target
+    failures = judge_parity(parity, target, subject.artifact.scheme)
+    return Answered(subject, target, parity, failures, words_of(visitor, post.threads, runtime))
 
 
 def _outputs(subject: Subject, post: Answers) -> Arrays:
     wanted = {binding.name: binding.dtype for binding in subject.artifact.outputs}
     if sorted(each.name for each in post.outputs) != sorted(wanted):
-        raise PostError(f"{subject.name} gives {', '.join(wanted)}; the page sent {', '.join(each.name for each in post.outputs)}", _AGAIN)
+        raise PostError(f"{subject.name} gives {', '.join(wanted)}; sent were {', '.join(each.name for each in post.outputs)}", _AGAIN)
     return {each.name: _tensor(each, wanted[each.name], len(next(iter(subject.feed.values())))) for each in post.outputs}
 
 
-_AGAIN = "reload the page and measure again"
+_AGAIN = "reload the page, or start the app again, and measure again"
 
 
 def _tensor(sent: OutputTensor, dtype: str, samples: int) -> NDArray[np.generic]:
@@ -94,7 +112,7 @@ def _demand_shapes(outputs: Arrays, pack: OpenPack) -> None:
             raise PostError(f"output '{name}' has shape {list(array.shape)}, not {wanted}", _AGAIN)
 
 
-def timed(answered: Sequence[Answered], post: Times, profile: Profile, passed_seconds: float) -> Mapping[str, Latency]:
+def timed(answered: Sequence[Answered], post: Times, profile: Profile, visitor: Visitor, passed_seconds: float) -> Mapping[str, Latency]:
     """Scheme -> latency of an interleaved run.
 
     Args:
@@ -130,8 +148,16 @@ def timed(answered: Sequence[Answered], post: Times, profile: Profile, passed_se
             environment=each.device,
             profile=profile.name,
         )
-        found[label] = msgspec.structs.replace(latency, invalid=(*latency.invalid, _HIDDEN)) if post.hidden else latency
+        found[label] = _with_conditions(latency, post, profile, visitor)
     return found
+
+
+def _with_conditions(latency: Latency, post: Times, profile: Profile, visitor: Visitor) -> Latency:
+    """Beside what a visitor says against its own times."""
+    if isinstance(visitor, Browser):
+        return msgspec.structs.replace(latency, invalid=(*latency.invalid, _HIDDEN)) if post.hidden else latency
+    spoiled, remarks = apps.spoiled(visitor, post, profile.name), apps.remarks(visitor, post, profile.name)
+    return msgspec.structs.replace(latency, invalid=(*latency.invalid, *spoiled), warnings=(*latency.warnings, *remarks))
 
 
 def _nanoseconds(data: bytes, label: str) -> NDArray[np.int64]:
@@ -148,21 +174,21 @@ def _demand_time(samples: Mapping[str, NDArray[np.int64]], series: Mapping[str, 
     """As many rounds as were asked for, in no more time than there was."""
     fewest = min(array.size for array in samples.values())
     if fewest < profile.pairs:
-        raise PostError(f"the page sent {fewest} rounds, {profile.pairs} were asked for", _AGAIN)
+        raise PostError(f"there are {fewest} rounds, {profile.pairs} were asked for", _AGAIN)
     claimed = sum(float(samples[label].sum()) * each.inner for label, each in series.items()) / 1e9
     if claimed > passed_seconds * _LENIENCE:
-        raise PostError(f"the page claims to have measured for {claimed:.1f} s; only {passed_seconds:.1f} s passed", _AGAIN)
+        raise PostError(f"it claims to have measured for {claimed:.1f} s; only {passed_seconds:.1f} s passed", _AGAIN)
 
 
 def measurement(found: Answered, latency: Latency | None) -> Measurement:
-    """The record of one artifact, of target ``web``; a browser's words are a stranger's, and become plain text here."""
+    """The record of one artifact; a visitor's words are a stranger's, and become plain text here."""
     artifact = found.subject.artifact
     return cleaned(
         Measurement(
             schema=SCHEMA,
             edgepack=edgepack.__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            target=WEB,
+            target=found.target,
             scheme=artifact.scheme,
             artifact=artifact.file.sha256,
             device=found.device,
@@ -170,18 +196,19 @@ def measurement(found: Answered, latency: Latency | None) -> Measurement:
             parity=found.parity,
             failures=found.failures,
             latency=latency,
+            unit=found.subject.unit,
         )
     )
 
 
 def answers_reply(found: Answered, due: Next) -> Reply:
-    """What the page is told of an artifact's answers."""
+    """What the visitor is told of an artifact's answers."""
     verdicts = tuple(OutputVerdict(each.name, each.sqnr_db, each.floor_db, each.non_finite) for each in found.parity.outputs)
     return Reply(due, truth=found.parity.truth, verdicts=verdicts, failures=found.failures)
 
 
 def times_reply(measured: Sequence[Measurement], answered: Sequence[Answered], post: Times, due: Next) -> Reply:
-    """What the page is told of a run."""
+    """What the visitor is told of a run."""
     told = {}
     for each, found, series in zip(measured, answered, post.series, strict=True):
         assert each.latency is not None

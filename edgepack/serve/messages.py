@@ -1,6 +1,7 @@
-"""What the page and the server say to each other; what the page says is a stranger's, and is checked against these types.
+"""What a visitor and the server say to each other; what a visitor says is a stranger's, and is checked against these types.
 
-The server leads: each of its answers carries the next step and a nonce that is good for that step and once. The page obeys.
+A visitor is the page in a browser, or an app on a phone (docs/app_reports.md says it for those who write one). The server leads: each of
+its answers carries the next step and a nonce that is good for that step and once. The visitor obeys.
 """
 
 from __future__ import annotations
@@ -42,11 +43,58 @@ class Browser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tick_ns: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
 
 
-class Visit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A page that wants to measure; ``threads`` that it will use."""
+# How an app names a compute unit or a delegate: "cpu_and_ne", "gpu".
+Unit = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
 
-    browser: Browser
+
+class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an app says of itself and of the phone it runs on.
+
+    Attributes:
+        platform: whose artifacts it runs. runtime, version: what it runs them with.
+        units: compute units or delegates that it can ask the runtime for, in the order in which they are to be measured.
+        app: its name and version. model: of the phone, as its system names it ("iPhone16,1"). system: "iOS 18.1". machine: "arm64".
+        virtual: a simulator or an emulator runs it, and no phone.
+        debug: built without optimization, or a debugger is attached.
+        tick_ns: the step of its clock as the app saw it.
+    """
+
+    platform: Literal["ios", "android"]
+    runtime: Literal["coreml", "litert", "ort"]
+    version: Name
+    units: Annotated[tuple[Unit, ...], msgspec.Meta(min_length=1, max_length=8)]
+    app: Annotated[Name, msgspec.Meta(min_length=1)]
+    model: Annotated[Name, msgspec.Meta(min_length=1)]
+    system: Annotated[Name, msgspec.Meta(min_length=1)]
+    machine: Annotated[Name, msgspec.Meta(min_length=1)]
+    virtual: bool
+    debug: bool
+    cores: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    memory_gib: Annotated[float, msgspec.Meta(ge=0, le=4096)] = 0.0
+    tick_ns: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
+
+    def __post_init__(self) -> None:
+        if len(set(self.units)) < len(self.units):
+            raise ValueError("a unit is named twice")
+
+
+class Visit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A page or an app that wants to measure; ``threads`` that it will use."""
+
+    browser: Browser | None = None
+    app: App | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+
+    def __post_init__(self) -> None:
+        if (self.browser is None) == (self.app is None):
+            raise ValueError("a visit is of a browser or of an app")
+
+    @property
+    def visitor(self) -> Browser | App:
+        """Who wants to measure."""
+        found = self.browser or self.app
+        assert found is not None
+        return found
 
 
 class OutputTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,13 +130,21 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An interleaved run. ``hidden``: the page was not in view for some of it; browsers slow such pages down."""
+    """An interleaved run.
+
+    Attributes:
+        hidden: the page or the app was not in view for some of it; such are slowed down.
+        thermal_status: the worst during the run, as android.os.PowerManager numbers it (0 none to 6 shutdown); None where it is not told.
+        battery_saver: it was on at some moment of the run (of an iPhone: Low Power Mode).
+    """
 
     nonce: Name
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     tick_ns: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
     series: Annotated[tuple[Series, ...], msgspec.Meta(max_length=64)] = ()
     hidden: bool = False
+    thermal_status: Annotated[int, msgspec.Meta(ge=0, le=6)] | None = None
+    battery_saver: bool = False
     error: Words = ""
 
 
@@ -101,18 +157,33 @@ class Port(msgspec.Struct, frozen=True):
     permutation: tuple[int, ...] = ()
 
 
+class PlannedFile(msgspec.Struct, frozen=True):
+    """A file of an artifact that is a folder: its path in there, and what it must be."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
 class SubjectPlan(msgspec.Struct, frozen=True):
-    """An artifact as the page gets it."""
+    """An artifact as the visitor gets it.
+
+    Attributes:
+        bytes, sha256: of the file, or of the whole folder. files: of a folder, each of its files; empty for a plain file.
+        unit: that the runtime is to be asked for; "" in a browser, which has none.
+    """
 
     id: int
     target: str
     scheme: str
-    runner: Literal["ort", "litert"]
+    runner: Literal["ort", "litert", "mil"]
     file: str
     bytes: int
     sha256: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    files: tuple[PlannedFile, ...] = ()
+    unit: str = ""
 
 
 class Protocol(msgspec.Struct, frozen=True):

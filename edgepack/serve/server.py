@@ -117,17 +117,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(421, "this server has another name")
         elif path.startswith("/open/"):
             self._open(path.removeprefix("/open/"))
-        elif self._guest() is None:
-            self._refuse(403, "open the address that edgepack serve shows: it works once, for one browser")
+        elif (guest := self._guest()) is None:
+            self._refuse(403, "open the address that edgepack serve shows: it works once, for one browser or app")
         else:
-            self._answered(lambda: self._sent(*self.server.desk.read(path)))
+            self._answered(lambda: self._sent(*self.server.desk.read(path, guest)))
 
     def do_POST(self) -> None:
         path, guest = urlsplit(self.path).path, self._guest()
         # Whoever is refused may still be sending.
         self.close_connection = True
         if not self._is_for_us() or guest is None:
-            self._refuse(403, "open the address that edgepack serve shows: it works once, for one browser")
+            self._refuse(403, "open the address that edgepack serve shows: it works once, for one browser or app")
         elif self.headers.get("Origin") != self._origin() or self.headers.get_content_type() != _JSON:
             self._refuse(403, "posts come from the page itself, as JSON")
         else:

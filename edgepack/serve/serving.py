@@ -21,8 +21,8 @@ from edgepack.pack.reported import keep
 from edgepack.serve.certificate import certificate
 from edgepack.serve.desk import Desk
 from edgepack.serve.entrance import Entrance
-from edgepack.serve.messages import Browser
-from edgepack.serve.runtimes import installed, versions
+from edgepack.serve.judging import Visitor
+from edgepack.serve.runtimes import Runtimes, installed, versions
 from edgepack.serve.server import Server
 from edgepack.serve.subjects import Served, served
 from edgepack.serve.usb import reversed_port
@@ -72,7 +72,7 @@ class Listeners:
     """
 
     renewed: Callable[[str], None] = lambda _: None
-    measured: Callable[[Browser, Sequence[Measurement]], None] = lambda *_: None
+    measured: Callable[[Visitor, Sequence[Measurement]], None] = lambda *_: None
     ended: Callable[[Sequence[str]], None] = lambda _: None
 
 
@@ -101,7 +101,7 @@ def serving(
     """Serve a pack to browsers for as long as the block runs.
 
     Args:
-        targets, schemes: which artifacts; empty for all that a browser can run.
+        targets, schemes: which artifacts; empty for all that a browser or an app can run.
         profile: how much is measured; threads: of the runtimes, where the origin allows them.
         save: put measurements into the pack, and write its report again.
 
@@ -111,7 +111,9 @@ def serving(
     folder = Path(pack)
     shown, wanted, opened = _shown_address(place), protocol.profile(profile), OpenPack.at(folder, load_pack(folder))
     held = served(opened, targets, schemes, wanted, threads, versions())
-    runtimes, lock = installed(), threading.Lock()
+    # An app brings its own.
+    runtimes = installed() if held.subjects else Runtimes(folder, {})
+    lock = threading.Lock()
 
     def keep_it(measured: Sequence[Measurement]) -> int:
         with lock:

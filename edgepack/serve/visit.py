@@ -1,7 +1,7 @@
-"""One browser's way through a pack: which post is due, whether what comes is that one, and what came of it.
+"""One visitor's way through a pack: which post is due, whether what comes is that one, and what came of it.
 
 A nonce is good for one post, and only for the step that the server asked for with it. A post with another nonce changes nothing; one that
-is due and cannot be true ends the visit, and the page begins anew.
+is due and cannot be true ends the visit, and the visitor begins anew.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import msgspec
 from edgepack.errors import EdgepackError, InputError
 from edgepack.pack.manifest import Measurement
 from edgepack.serve import judging
-from edgepack.serve.messages import Answers, Browser, Next, Reply, Times
+from edgepack.serve.judging import Visitor
+from edgepack.serve.messages import Answers, Next, Reply, Times
 from edgepack.serve.subjects import Served, Subject
 
 _NONCE_BYTES = 16
@@ -27,14 +28,14 @@ class RefusedError(InputError):
 
 
 class Visit:
-    """The steps of one browser, in order.
+    """The steps of one browser or app, in order.
 
     Attributes:
-        browser: what it said of itself. due: the step that is asked for. failures: what missed its floor there, or did not run.
+        visitor: what it said of itself. due: the step that is asked for. failures: what missed its floor there, or did not run.
     """
 
-    def __init__(self, held: Served, browser: Browser) -> None:
-        self.browser, self.failures = browser, list[str]()
+    def __init__(self, held: Served, visitor: Visitor) -> None:
+        self.visitor, self.failures = visitor, list[str]()
         self._held, self._answered = held, dict[int, judging.Answered]()
         self._steps = self._plan()
         self.due, self._asked = next(self._steps), time.monotonic()
@@ -59,7 +60,7 @@ class Visit:
         if post.error:
             return self._failed(subject, post.error)
         try:
-            found = judging.answered(subject, post, self._held, self.browser)
+            found = judging.answered(subject, post, self._held, self.visitor)
         except EdgepackError:
             self._end()
             raise
@@ -80,7 +81,7 @@ class Visit:
             return self._failed(subjects[0], post.error), []
         answered = [self._answered[subject.id] for subject in subjects]
         try:
-            latencies = judging.timed(answered, post, self._held.profile, time.monotonic() - self._asked)
+            latencies = judging.timed(answered, post, self._held.profile, self.visitor, time.monotonic() - self._asked)
         except EdgepackError:
             self._end()
             raise
@@ -107,7 +108,7 @@ class Visit:
             raise RefusedError("this is not the post that was asked for: it is forged, or was sent twice", "reload the page")
 
     def _failed(self, subject: Subject, words: str) -> Reply:
-        self.failures.append(f"{subject.name}: does not run in the browser: {words}")
+        self.failures.append(f"{subject.name}: does not run there: {words}")
         self._on()
         return Reply(self.due, failures=(f"it does not run here: {words}",))
 

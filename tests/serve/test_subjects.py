@@ -47,8 +47,11 @@ def test_tensors_that_a_runtime_has_not_in_a_browser_are_named(opened: OpenPack)
     artifact = next(each for each in opened.manifest.artifacts if each.runner == "litert")
     inputs = tuple(msgspec.structs.replace(each, dtype="int8") for each in artifact.inputs)
     manifest = msgspec.structs.replace(opened.manifest, artifacts=(msgspec.structs.replace(artifact, inputs=inputs),))
+    held = of(replace(opened, manifest=manifest))
+    assert not held.subjects and "LiteRT.js has no tensors of type int8" in held.left_out[0]
+    pi_alone = msgspec.structs.replace(manifest, artifacts=(msgspec.structs.replace(manifest.artifacts[0], platform="raspberry-pi"),))
     with pytest.raises(PackError, match=r"LiteRT.js has no tensors of type int8"):
-        of(replace(opened, manifest=manifest))
+        of(replace(opened, manifest=pi_alone))
 
 
 def test_inputs_are_the_golden_samples_in_the_artifacts_own_layout(opened: OpenPack) -> None:

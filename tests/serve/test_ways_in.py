@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import stat
 from pathlib import Path
@@ -56,9 +57,19 @@ def test_https_is_for_every_address_but_this_machines_own() -> None:
     assert Place().is_secure and Place("192.0.2.7").is_secure
 
 
-def test_a_pack_that_no_browser_runs_is_refused(digits_pack: Path) -> None:
-    with pytest.raises(InputError, match="nothing of this pack runs in a browser"), serving(digits_pack, targets=["ios"]):
+def test_a_pack_that_neither_browser_nor_app_runs_is_refused(pack: Path) -> None:
+    manifest = json.loads((pack / "pack.json").read_text())
+    for artifact in manifest["artifacts"]:
+        artifact["failures"] = ["it is wrong"]
+    (pack / "pack.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="nothing of this pack runs in a browser"), serving(pack, targets=["ios"]):
         pass
+
+
+def test_a_pack_for_apps_alone_is_served_without_the_runtimes_of_browsers(digits_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with serving(digits_pack, targets=["ios"], save=False) as held:
+        assert held.held.subjects == () and len(held.held.chosen) == 2
 
 
 def test_no_pack_is_one_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Dict, List  # noqa: UP035 - see the package
@@ -24,6 +25,7 @@ def answer(asked: Dict[str, Any]) -> Dict[str, Any]:  # noqa: UP006
         "model": _model(),
         "executable": sys.executable,
         "sites": _sites(base, asked["record"]),
+        "system": platform.system(),
     }
 
 
@@ -41,10 +43,19 @@ def _existing(path: Path) -> Path:
 
 
 def _model() -> str:
-    """ "Raspberry Pi 5 Model B Rev 1.0", from the device tree; "" where there is none."""
+    """ "Raspberry Pi 5 Model B Rev 1.0", from the device tree; of a Mac "Mac15,3"; "" where there is none."""
+    if platform.system() == "Darwin":
+        return _mac_model()
     try:
         return Path("/sys/firmware/devicetree/base/model").read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
+        return ""
+
+
+def _mac_model() -> str:
+    try:
+        return subprocess.check_output(["sysctl", "-n", "hw.model"], timeout=5).decode(errors="replace").strip()
+    except (OSError, subprocess.SubprocessError):
         return ""
 
 
