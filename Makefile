@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint slow conformance conformance-mil zoo android fuzz faults mutations distil segmentation bench bench-rebuild \
+.PHONY: demo test lint slow conformance conformance-mil zoo android swift fuzz faults mutations distil segmentation bench bench-rebuild \
 	bench-efficientnet bench-latency bench-latency-statistics bench-peers clean
 
 demo: $(VENV)/.demo
@@ -30,6 +30,10 @@ lint: $(VENV)/.dev
 # Compiles the Android template and runs its unit tests; needs Java 17, npm and apt.
 android: $(VENV)/.dev
 	$(BIN)/python demo_app/android/check.py
+
+# The iPhone app's package, built and tested with the swift on the PATH, or with Debian's, unpacked into the cache.
+swift:
+	demo_app/ios/check.sh
 
 # ONNX's own operator cases through both converters; tables in docs/conformance.md. JOBS children at a time.
 JOBS ?= 2
