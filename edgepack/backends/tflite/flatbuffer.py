@@ -25,6 +25,9 @@ LARGEST_FILE = 2**31 - 2**24
 
 _TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "uint8": "UINT8", "int32": "INT32", "bool": "BOOL"}
 
+# Bytes of a tensor or an operator with its names and shapes, as room to start with: a builder that runs out of it doubles all it has.
+_TABLE = 512
+
 # Above 127 an operator number no longer fits the field old readers look at.
 _PLACEHOLDER = 127
 
@@ -38,8 +41,8 @@ _ENUMERATIONS = {
 }
 
 
-def serialize(program: Program) -> bytes:
-    """The file's bytes; equal programs give equal bytes.
+def serialize(program: Program) -> memoryview:
+    """The file's bytes, where they were put together: no copy is made of weights. Equal programs give equal bytes.
 
     Raises:
         BackendError: the file would exceed what a flatbuffer addresses.
@@ -50,9 +53,10 @@ def serialize(program: Program) -> bytes:
     size = sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers)
     if size > LARGEST_FILE:
         raise BackendError(f"tflite: the weights hold {size} bytes, more than a .tflite file can", "use a smaller scheme or student")
-    builder = flatbuffers.Builder(size + 2**16)
+    tables = sum(len(graph.tensors) + len(graph.operators) for graph in model.subgraphs)
+    builder = flatbuffers.Builder(size + 2**16 + _TABLE * tables)
     builder.Finish(model.Pack(builder), IDENTIFIER)
-    return bytes(builder.Output())
+    return memoryview(builder.Bytes)[builder.Head() :]
 
 
 class _Model:
@@ -100,7 +104,7 @@ class _Model:
         if tensor.has_dynamic_rows:
             record.shapeSignature = [-1, *tensor.shape[1:]]
         record.type = getattr(self._schema.TensorType, _TYPES[tensor.dtype])
-        record.buffer = 0 if tensor.data is None else self._buffer(np.ascontiguousarray(tensor.data).tobytes())
+        record.buffer = 0 if tensor.data is None else self._buffer(_bytes_of(tensor.data))
         record.quantization = self._quantization(tensor)
         return record
 
@@ -113,12 +117,12 @@ class _Model:
         held.quantizedDimension = tensor.encoding.axis or 0
         return held
 
-    def _buffer(self, content: bytes) -> int:
+    def _buffer(self, content: NDArray[np.uint8]) -> int:
         """Equal contents share a buffer: tied weights are stored once."""
-        digest = hashlib.sha256(content).digest()
+        digest = hashlib.sha256(content.data).digest()
         if digest not in self._contents:
             self._contents[digest] = len(self._buffers)
-            self._buffers.append(aligned_buffer(self._schema, np.frombuffer(content, np.uint8)))
+            self._buffers.append(aligned_buffer(self._schema, content))
         return self._contents[digest]
 
     def _operator(self, call: Call) -> Any:
@@ -162,8 +166,13 @@ class _Model:
 
     def _metadata(self, name: str, data: bytes) -> Any:
         entry = self._schema.MetadataT()
-        entry.name, entry.buffer = name, self._buffer(data)
+        entry.name, entry.buffer = name, self._buffer(np.frombuffer(data, np.uint8))
         return entry
+
+
+def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """The bytes of an array in row-major order; those of its own where it lies so."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def aligned_buffer(schema: Any, data: NDArray[np.uint8]) -> Any:
@@ -173,7 +182,7 @@ def aligned_buffer(schema: Any, data: NDArray[np.uint8]) -> Any:
         def Pack(self, builder: Any) -> Any:  # noqa: N802 - the generated API's name
             builder.StartVector(1, len(self.data), ALIGNMENT)
             builder.head -= len(self.data)
-            builder.Bytes[builder.head : builder.head + len(self.data)] = self.data.tobytes()
+            builder.Bytes[builder.head : builder.head + len(self.data)] = self.data.data
             vector = builder.EndVector()
             schema.BufferStart(builder)
             schema.BufferAddData(builder, vector)

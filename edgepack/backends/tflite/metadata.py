@@ -62,7 +62,7 @@ def metadata(program: Program, options: WriteOptions) -> bytes:
     return encode(Table({**model, **unbound}))
 
 
-def with_files(model: bytes, options: WriteOptions) -> bytes:
+def with_files(model: memoryview, options: WriteOptions) -> memoryview:
     """The model with the files its metadata names appended as a zip; as it was where there are none."""
     if not options.labels:
         return model
@@ -72,7 +72,7 @@ def with_files(model: bytes, options: WriteOptions) -> bytes:
     content = io.BytesIO(model)
     with zipfile.ZipFile(content, "a", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(LABELS, _EPOCH), "".join(f"{label}\n" for label in options.labels))
-    return content.getvalue()
+    return content.getbuffer()
 
 
 def _labelled_output(program: Program, labels: Sequence[str]) -> str | None:
