@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from edgepack.student.huggingface.folder import ModelFolder, Settings, licence_of, open_folder, settings_of
 from edgepack.student.huggingface.images import PROCESSOR, image_size, preprocessing_of
 from edgepack.student.huggingface.module import accepted, answering, load_model
-from edgepack.student.huggingface.optimum_exporter import export_with_optimum
+from edgepack.student.huggingface.optimum_exporter import export_with_optimum, optimum_config
 from edgepack.student.huggingface.sentence import sentence_head
-from edgepack.student.huggingface.tasks import SENTENCE, task_of
+from edgepack.student.huggingface.tasks import SENTENCE, Task, task_of
 from edgepack.student.huggingface.tokens import length_of, tokenizer_of
 from edgepack.student.program import OnnxProgram, Student
 from edgepack.student.spec import StudentError, TensorSpec
@@ -27,7 +27,7 @@ _IMAGE = "pixel_values"
 _USUAL_IMAGE = (224, 224)
 # Of the example: the rest is padding, so that the mask is looked at from the first capture on.
 _FILLED = 3 / 4
-_TEXT = ("input_ids", "attention_mask", "token_type_ids")
+_TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
 def from_huggingface(folder: Path | str, **settings: Any) -> Student:
@@ -55,7 +55,7 @@ def _from_weights(folder: ModelFolder, settings: Settings) -> Student:
 
     task = task_of(folder, settings.task)
     model = load_model(folder, task)
-    example = _example(folder, model, settings)
+    example = _example(folder, model, task, settings)
     names = list(example)
     exporter = partial(export_with_optimum, model, {name: array.shape for name, array in example.items()}, task)
     return Student(
@@ -113,7 +113,7 @@ def _image_size(folder: ModelFolder) -> tuple[int, int]:
     return image_size(folder.json(PROCESSOR)) or (own if isinstance(own[0], int) else _USUAL_IMAGE)
 
 
-def _example(folder: ModelFolder, model: Any, settings: Settings) -> dict[str, NDArray[Any]]:
+def _example(folder: ModelFolder, model: Any, task: Task, settings: Settings) -> dict[str, NDArray[Any]]:
     """Drawn inputs, by name in the order of ``forward``.
 
     Raises:
@@ -126,9 +126,18 @@ def _example(folder: ModelFolder, model: Any, settings: Settings) -> dict[str, N
         raise StudentError(
             f"{folder.root} takes '{model.main_input_name}'; known are text and images", "write a factory student.py:student around it"
         )
-    named = tokenizer_of(folder).model_input_names if folder.has_tokenizer else _TEXT[:2]
+    named = _asked_by_optimum(model, task) if settings.exporter == "optimum" else _asked_by_tokenizer(folder)
     names = accepted(model, [name for name in _TEXT if name in named])
     return {name: _text_example(name, sizes[name], model, random) for name in names}
+
+
+def _asked_by_tokenizer(folder: ModelFolder) -> Sequence[str]:
+    named: Sequence[str] = tokenizer_of(folder).model_input_names if folder.has_tokenizer else _TEXT[:2]
+    return named
+
+
+def _asked_by_optimum(model: Any, task: Task) -> Sequence[str]:
+    return list(optimum_config(model, task).inputs)
 
 
 def _text_example(name: str, size: tuple[int, ...], model: Any, random: np.random.Generator) -> NDArray[np.int64]:
@@ -137,6 +146,8 @@ def _text_example(name: str, size: tuple[int, ...], model: Any, random: np.rando
     filled = math.ceil(_FILLED * size[1])
     if name == "attention_mask":
         held[:, :filled] = 1
+    if name == "position_ids":
+        held[:] = np.arange(size[1])
     if name == "input_ids":
         held[:] = model.config.pad_token_id or 0
         held[:, :filled] = random.integers(0, model.get_input_embeddings().num_embeddings, (1, filled))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,22 +48,44 @@ def export_with_optimum(model: Any, sizes: Mapping[str, tuple[int, ...]], task: 
 _INSTEAD = 'set exporter = "torch" in edgepack.toml'
 
 
-def _export(model: Any, task: Task, path: Path) -> tuple[list[str], list[str]]:
-    """Write what optimum makes of it; (names of inputs, names of outputs)."""
+def optimum_config(model: Any, task: Task) -> Any:
+    """optimum's description of the graph of a model (OnnxConfig): its inputs, outputs, open dimensions.
+
+    Raises:
+        StudentError: optimum-onnx is not installed, or does not know the architecture or the task.
+    """
     if task is SENTENCE:
         raise StudentError("optimum's graph ends at the tokens, before the pooling of modules.json", _INSTEAD)
+    _, tasks = _optimum()
+    kind = model.config.model_type
+    try:
+        known = tasks.get_supported_tasks_for_model_type(kind, "onnx", library_name="transformers")
+    except (KeyError, ValueError):
+        known = {}
+    if task.name not in known:
+        raise StudentError(f"optimum exports '{kind}' for {', '.join(known) or 'no task'}, not for {task.name}", _INSTEAD)
+    return tasks.get_exporter_config_constructor("onnx", model=model, task=task.name, library_name="transformers")(model.config)
+
+
+def _optimum() -> tuple[Callable[..., Any], Any]:
+    """optimum's export function and its registry of tasks; importing the first fills the second."""
     transformers_offline()
     try:
         from optimum.exporters.onnx import export
         from optimum.exporters.tasks import TasksManager
     except ImportError as error:
         raise StudentError(f"exporter optimum needs optimum-onnx ({error})", "pip install 'edgepack[huggingface]'") from error
-    known = TasksManager.get_supported_tasks_for_model_type(model.config.model_type, "onnx", library_name="transformers")
-    if task.name not in known:
-        raise StudentError(f"optimum exports '{model.config.model_type}' for {', '.join(known)}, not for {task.name}", _INSTEAD)
-    make = TasksManager.get_exporter_config_constructor("onnx", model=model, task=task.name, library_name="transformers")
-    config = make(model.config)
-    given, answered = export(model, config, path, opset=max(config.DEFAULT_ONNX_OPSET, 17), do_constant_folding=True)
+    return export, TasksManager
+
+
+# What the hub's converter takes, and LayerNormalization is one node from it on.
+_OPSET = 17
+
+
+def _export(model: Any, task: Task, path: Path) -> tuple[list[str], list[str]]:
+    """Write what optimum makes of it; (names of inputs, names of outputs)."""
+    config, (export, _) = optimum_config(model, task), _optimum()
+    given, answered = export(model, config, path, opset=max(config.DEFAULT_ONNX_OPSET, _OPSET))
     return list(given), list(answered)
 
 
