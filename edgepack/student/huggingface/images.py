@@ -21,6 +21,8 @@ _LEVELS = 1.5
 def preprocessing_of(folder: ModelFolder, channels: int) -> ImagePreprocessing | None:
     """Resize, centre crop, scale and normalize as the folder's image processor does them.
 
+    At the edge of a centre crop the two differ by what the filter reads beyond it: ours cuts first.
+
     Returns:
         None where ``ImagePreprocessing`` cannot say the same: no resize, a crop smaller than what was resized, sizes that depend on the
         image, another factor than 1/255. A calibration manifest's [preprocessing] can then say what comes close.
