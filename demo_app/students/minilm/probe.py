@@ -49,9 +49,8 @@ def main() -> None:
     probe, held_out = fitted("training"), mails.mails("evaluation")
     save_file(two_rows(probe), arguments.out)
     score = probe.score(vectors([mail.text for mail in held_out]), [mail.label for mail in held_out])
-    print(
-        f"probe on {2 * mails.SPLITS['training']} mails; {score:.3f} of {len(held_out)} others are named right; {arguments.out.name} written"
-    )
+    count = 2 * mails.SPLITS["training"]
+    print(f"{arguments.out.name}: fitted on {count} mails, names {score:.3f} of {len(held_out)} others right")
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ def test_the_same_steps_are_found_and_make_the_same_values(tmp_path: Path, proce
     theirs = processor(photograph(), return_tensors="np")["pixel_values"]
     level = 1 / 255 / min(found.std)
     difference = np.abs(found.sample(photograph()) - theirs)
-    # A level where a resampled value lies between two. A crop is cut before in ours and after in theirs, which moves single pixels of noise by
-    # a few levels; a shift by one pixel would move all of them by tens.
+    # A level where a resampled value lies between two. A crop is cut before in ours and after in theirs, which moves single pixels of noise
+    # by a few levels; a shift by one pixel would move all of them by tens.
     assert difference.mean() < 0.5 * level
     assert resize == "cover" or difference.max() <= 1.01 * level
 
