@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,18 @@ def test_nothing_is_asked_of_a_network(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert load_student(str(folder)).program.outputs
+
+
+def test_the_documented_factory_wraps_a_folders_module(tmp_path: Path) -> None:
+    """docs/huggingface.md, its own words with a real folder."""
+    folder = saved("bert-classifier", tmp_path / "net")
+    page = (Path(__file__).parents[3] / "docs" / "huggingface.md").read_text()
+    (text,) = re.findall(r"^    # student.py\n((?:    .*\n|\n)+)", page, re.M)
+    (tmp_path / "student.py").write_text(textwrap.dedent(text).replace("path/to/folder", str(folder)))
+    program = load_student(f"{tmp_path / 'student.py'}:student").program
+    (found,) = program.run(program.example()).values()
+    logits = from_huggingface(folder, sequence_length=64).program.run(program.example())["logits"]
+    np.testing.assert_allclose(found, np.exp(logits) / np.exp(logits).sum(), rtol=1e-5)
 
 
 def test_without_transformers_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
