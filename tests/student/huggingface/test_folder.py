@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from edgepack.student.files import files_of
 from edgepack.student.huggingface.folder import Settings, licence_of, open_folder, settings_of
-from edgepack.student.load import load_student
+from edgepack.student.load import is_known_to_hold_codes, load_student
 from edgepack.student.spec import StudentError
 
 BERT = {"model_type": "bert", "architectures": ["BertModel"]}
@@ -148,6 +150,16 @@ def test_a_folder_without_weights_that_an_exporter_wrote_is_its_onnx_file(tmp_pa
     both = folder(tmp_path / "both", BERT, "model.onnx", "model.safetensors")
     assert open_folder(exported).exported == exported / "model.onnx"
     assert open_folder(both).exported is None
+
+
+def test_codes_in_an_exported_folder_are_known_before_it_is_loaded(tmp_path: Path) -> None:
+    exported = folder(tmp_path / "exported", BERT, "model.onnx")
+    assert not is_known_to_hold_codes(str(exported))
+    x, y = (helper.make_tensor_value_info(name, kind, [1]) for name, kind in (("x", TensorProto.FLOAT), ("y", TensorProto.UINT8)))
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [0.5])
+    graph = helper.make_graph([helper.make_node("QuantizeLinear", ["x", "scale"], ["y"])], "g", [x], [y], [scale])
+    onnx.save(helper.make_model(graph), exported / "model.onnx")
+    assert is_known_to_hold_codes(str(exported))
 
 
 @pytest.mark.parametrize(
