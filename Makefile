@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: demo test lint slow conformance conformance-mil zoo android swift fuzz faults mutations distil segmentation bench bench-rebuild \
-	bench-efficientnet bench-latency bench-latency-statistics bench-peers clean
+	bench-efficientnet bench-huggingface bench-conversion bench-latency bench-latency-statistics bench-peers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgepack demo --out pack
@@ -92,6 +92,13 @@ bench-latency-statistics: $(VENV)/.dev
 # EfficientNet-Lite0 on real photographs: what each target keeps of it, and int8 against onnxruntime's own quantization.
 bench-efficientnet: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/efficientnet.py
+
+# Exporters of Hugging Face folders compared, and what a conversion of MiniLM costs.
+bench-huggingface: $(VENV)/.dev
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/huggingface_exporters.py
+
+bench-conversion: $(VENV)/.dev
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/conversion_cost.py demo_app/students/minilm/student.py:student
 
 # Speed of EfficientNet-Lite0 against litert-torch and litert-quantizer, which get an environment of their own (2.2 GB).
 PEERS := .venv-peers

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgepack.calibration.manifest import CalibrationSet as CalibrationSet
     from edgepack.errors import EdgepackError as EdgepackError
     from edgepack.latency.bench import bench as bench
+    from edgepack.student.huggingface.load import from_huggingface as from_huggingface
     from edgepack.student.load import load_student as load_student
     from edgepack.student.program import Student as Student
     from edgepack.student.spec import ImagePreprocessing as ImagePreprocessing
@@ -34,6 +35,7 @@ _HOMES = {
     "ImagePreprocessing": "edgepack.student.spec",
     "Student": "edgepack.student.program",
     "TensorSpec": "edgepack.student.spec",
+    "from_huggingface": "edgepack.student.huggingface.load",
     "load_student": "edgepack.student.load",
 }
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "__version__",
     "bench",
     "build",
+    "from_huggingface",
     "gate",
     "load_pack",
     "load_student",

@@ -75,7 +75,7 @@ def build(
     """Export, verify, time and pack a student.
 
     Args:
-        student: "student.py:student", "model.pt2" or "model.onnx".
+        student: "student.py:student", "model.pt2", "model.onnx" or a Hugging Face model folder.
         out: folder of the pack; replaced whole when it is a pack already.
         targets: names that ``edgepack targets`` lists, or .toml files.
         schemes: for every target; empty for fp32, and w8a8 as well when there is a calibration set.

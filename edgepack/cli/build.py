@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-StudentArgument = Annotated[str, typer.Argument(metavar="STUDENT", help="file.py:function, a .pt2 file or an .onnx file.")]
+StudentArgument = Annotated[
+    str, typer.Argument(metavar="STUDENT", help="file.py:function, a .pt2 file, an .onnx file or a Hugging Face folder.")
+]
 TargetOption = Annotated[
     list[str] | None, typer.Option("--target", "-t", help="Target name or .toml file; repeat. Default: raspberry-pi-5, android, ios.")
 ]

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from edgepack.targets import Target
 
 SubjectArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="An .onnx, .tflite or .mlpackage, a pack, or a student (file.py:function, .pt2).")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="An .onnx, .tflite or .mlpackage, a pack, or a student (file.py:function, .pt2, a Hugging Face folder)."
+    ),
 ]
 
 FileMemoryOption = Annotated[

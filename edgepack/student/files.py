@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgepack.hub.external import external_tensors
+from edgepack.student.huggingface.folder import folder_files
 
 
 def is_python(student: str) -> bool:
@@ -14,8 +15,13 @@ def is_python(student: str) -> bool:
 
 
 def files_of(student: str) -> dict[str, Path]:
-    """An .onnx or .pt2 file and the files its weights lie in, by name. What is missing or damaged is for the loader to say."""
+    """An .onnx or .pt2 file and the files its weights lie in, or what a model folder holds, by name.
+
+    What is missing or damaged is for the loader to say.
+    """
     path = Path(student)
+    if path.is_dir():
+        return folder_files(path)
     return {path.name: path, **dict(_external(path))}
 
 

@@ -1,4 +1,4 @@
-"""Loaders: ``file.py:function``, ``.pt2`` and ``.onnx``."""
+"""Loaders: ``file.py:function``, ``.pt2``, ``.onnx`` and a Hugging Face model folder."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from edgepack.errors import EdgepackError, one_line
+from edgepack.student.huggingface.folder import EXPORTED
 from edgepack.student.program import Student
 from edgepack.student.spec import StudentError
 
-_FORMS = "give file.py:function, a .pt2 file or an .onnx file"
+_FORMS = "give file.py:function, a .pt2 file, an .onnx file or a Hugging Face model folder"
 
 
 def load_student(spec: str) -> Student:
     """The student that ``spec`` names.
 
     Args:
-        spec: "student.py:student" (a function without arguments that returns a Student), "model.pt2" or "model.onnx".
+        spec: "student.py:student" (a function without arguments that returns a Student), "model.pt2", "model.onnx" or a folder that
+            Hugging Face's libraries wrote.
 
     Raises:
         StudentError: it does not exist, cannot be loaded or is not a student.
     """
     path, _, function = spec.rpartition(":") if _is_factory(spec) else (spec, "", "")
     file = Path(path)
+    if file.is_dir():
+        return _from_folder(file)
     loader = _LOADERS.get(file.suffix)
     if loader is None:
         raise StudentError(f"student '{spec}' is of no known form", _HINTS.get(file.suffix, _FORMS))
@@ -42,7 +46,7 @@ def is_known_to_hold_codes(spec: str) -> bool:
     """
     from edgepack.hub.reading import load_model
 
-    path = Path(spec)
+    path = Path(spec) / EXPORTED if Path(spec).is_dir() else Path(spec)
     # Most models hold no such word, and importing onnx to find that out would be a tenth of an unchanged rebuild.
     if path.suffix != ".onnx" or not path.is_file() or not _mentions(path, b"QuantizeLinear"):
         return False
@@ -66,7 +70,7 @@ def _mentions(path: Path, word: bytes) -> bool:
 def source_name(spec: str) -> str:
     """How a student is named in a pack: the file name and the function, never a folder of this machine."""
     path, colon, function = spec.rpartition(":") if _is_factory(spec) else (spec, "", "")
-    return Path(path).name + colon + function
+    return (Path(path).name or Path(path).resolve().name) + colon + function
 
 
 def _is_factory(spec: str) -> bool:
@@ -136,6 +140,12 @@ def _from_exported(file: Path, _: str) -> Student:
 
 def _from_onnx(file: Path, _: str) -> Student:
     return Student(file, name=file.stem)
+
+
+def _from_folder(folder: Path) -> Student:
+    from edgepack.student.huggingface.load import from_huggingface
+
+    return from_huggingface(folder)
 
 
 def _no_function(file: Path, function: str) -> Student:

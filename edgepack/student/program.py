@@ -65,6 +65,8 @@ class Student:
         licence: of the weights, an SPDX expression.
         files: files, relative to the student's own, that it depends on and that Python does not see being opened (it sees most). When
             one changes, a build looks at everything again.
+        exporter: makes the captured onnx_ir model in place of ``torch.onnx.export``: float32, opset 7 to 25, inputs and outputs in the
+            order of ``forward``.
     """
 
     module: Any
@@ -76,6 +78,7 @@ class Student:
     labels: Sequence[str] = ()
     licence: str = "unspecified"
     files: Sequence[str | Path] = ()
+    exporter: Callable[[], Any] | None = None
 
     @cached_property
     def program(self) -> Program:
@@ -89,7 +92,7 @@ class Student:
             if len(self.example_inputs):
                 raise StudentError("example_inputs were given for an .onnx file, whose examples are drawn", "leave example_inputs out")
             return OnnxProgram(Path(self.module), inputs, outputs)
-        return TorchProgram(self.module, _tensors(self.example_inputs), inputs, outputs)
+        return TorchProgram(self.module, _tensors(self.example_inputs), inputs, outputs, self.exporter)
 
     def describe(self, source: str) -> StudentDescription:
         """Everything but the weights; ``source`` says where the student came from."""
@@ -108,9 +111,17 @@ class Student:
 class TorchProgram:
     """A ``torch.nn.Module`` or ExportedProgram, in eval mode."""
 
-    def __init__(self, module: Any, example: tuple[Any, ...], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(
+        self,
+        module: Any,
+        example: tuple[Any, ...],
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        exporter: Callable[[], Any] | None = None,
+    ) -> None:
         import torch
 
+        self._exporter = exporter
         self._exported = module if isinstance(module, torch.export.ExportedProgram) else None
         self._module = _evaluated(module)
         # Copies: torch.export takes two examples that are one tensor for one input.
@@ -142,6 +153,15 @@ class TorchProgram:
 
     def capture(self, path: Path) -> None:
         import onnx
+        import onnx_ir as ir
+
+        model = self._exporter() if self._exporter is not None else self._captured()
+        _name_ends(model.graph, [spec.name for spec in self.inputs], [spec.name for spec in self.outputs])
+        _forget_origins(model)
+        onnx.save(ir.to_proto(model), path)
+
+    def _captured(self) -> Any:
+        """The onnx_ir model that torch.onnx.export makes."""
         import torch
 
         source, example, dynamic = (self._exported, (), None) if self._exported is not None else self._capture_arguments()
@@ -158,9 +178,7 @@ class TorchProgram:
             raise StudentError(
                 f"torch.onnx.export cannot capture the student ({one_line(error)})", "see the log; rewrite that part of forward"
             ) from error
-        _name_ends(program.model.graph, [spec.name for spec in self.inputs], [spec.name for spec in self.outputs])
-        _forget_origins(program.model)
-        onnx.save(program.model_proto, path)
+        return program.model
 
     def _capture_arguments(self) -> tuple[Any, tuple[Any, ...], Any]:
         """Symbolic sizes are captured at 2 or more, since torch.export takes a size of 1 for a constant."""

@@ -129,7 +129,7 @@ def test_a_torchscript_file_renamed_to_pt2_is_not_an_exported_program(tmp_path: 
 
 
 def test_a_file_of_no_known_form_lists_the_known_ones(tmp_path: Path) -> None:
-    assert "file.py:function, a .pt2 file or an .onnx file" in refusal(written(tmp_path, "model.tflite", "x"))
+    assert "file.py:function, a .pt2 file, an .onnx file or a Hugging Face model folder" in refusal(written(tmp_path, "model.tflite", "x"))
 
 
 def test_damaged_onnx_bytes_are_refused(tmp_path: Path) -> None:

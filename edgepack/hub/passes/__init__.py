@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgepack.hub.passes import elementwise, layers, normalization, pads, pools, reductions, shapes, structure
+from edgepack.hub.passes import elementwise, layers, normalization, pads, pools, reductions, selection, shapes, structure
 from edgepack.hub.passes.contract import Outcome, Rewrite
 from edgepack.hub.passes.editing import Spellers, respelled
 from edgepack.hub.passes.structure import drop_unused
@@ -60,6 +60,7 @@ def _spellings() -> list[Rewrite]:
         Rewrite("spell operands", _spelled(elementwise.SPELLERS)),
         Rewrite("spell reductions", _spelled(reductions.SPELLERS)),
         Rewrite("spell normalizations", _spelled(normalization.SPELLERS)),
+        Rewrite("spell selections", _spelled(selection.SPELLERS)),
         Rewrite("spell pads", _spelled(shapes.PADS)),
         Rewrite("pools of volumes", _spelled(pools.VOLUMES)),
         Rewrite("spell pools", _spelled(pools.IMAGES)),
