@@ -21,7 +21,6 @@ from edgepack.errors import EdgepackError, one_line
 
 PASS, REFUSED, WRONG, CRASH = "pass", "refused", "wrong", "crash"
 OUTCOMES = (PASS, REFUSED, WRONG, CRASH)
-HUB_OPSET = 21
 LOG = "log"
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -87,44 +86,11 @@ def prepare(job: Job) -> Result:
     from edgepack.hub.canonical import canonicalize
 
     folder = Path(job.folder)
-    hub = canonicalize(at_hub_opset(onnx.load(folder / "model.onnx")), job.feed)
+    hub = canonicalize(onnx.load(folder / "model.onnx"), job.feed)
     model = ir.to_proto(hub.model)
     onnx.save(model, folder / "hub.onnx")
     onnx.save(booleans_as_int32(model), folder / "hub_int32.onnx")
     return Result(PASS)
-
-
-def at_hub_opset(model: Any) -> Any:
-    """The model at opset 21 where its nodes mean the same there, unchanged otherwise (the hub then converts or refuses it).
-
-    Operators whose last revision is older than both opsets are untouched by the number, and later revisions mostly add element types: a
-    newer model that is valid at 21, in every attribute and type, is taken as one. The case's own outputs judge whether that was right.
-    """
-    import onnx
-
-    held = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), HUB_OPSET)
-    if held == HUB_OPSET or (held < HUB_OPSET and not _same_revisions(model, held)):
-        return model
-    renumbered = onnx.ModelProto()
-    renumbered.CopyFrom(model)
-    for entry in renumbered.opset_import:
-        entry.version = HUB_OPSET if entry.domain in ("", "ai.onnx") else entry.version
-    renumbered.ir_version = min(model.ir_version, 10)
-    try:
-        onnx.checker.check_model(renumbered, full_check=True)
-    except Exception:
-        return model
-    return renumbered
-
-
-def _same_revisions(model: Any, held: int) -> bool:
-    from onnx import defs
-
-    def revision(operator: str, opset: int) -> int:
-        return int(defs.get_schema(operator, opset, "").since_version)
-
-    names = {node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx")}
-    return all(defs.has(name) and revision(name, held) == revision(name, HUB_OPSET) for name in names)
 
 
 def booleans_as_int32(model: Any) -> Any:

@@ -104,6 +104,18 @@ def _by_channel(value: ir.Value | None, rank: int, spell: Spelling) -> ir.Value:
     return spell("Reshape", value, spell.integers(1, -1, *[1] * (rank - 2)))
 
 
+# What the standard deviation is raised by in the function body of MeanVarianceNormalization-13.
+_DEVIATION_FLOOR = 1e-9
+
+
+def mean_variance_normalization(node: ir.Node, spell: Spelling) -> Values:
+    """ONNX MeanVarianceNormalization-13, (x - mean) / (deviation + 1e-9), the deviation from centred numbers: nothing cancels."""
+    x = node.inputs[0]
+    assert x is not None
+    _, centred, variance = _statistics(x, tuple(attribute(node, "axes", [0, 2, 3])), spell)
+    return [spell("Div", centred, spell("Add", spell("Sqrt", variance), spell.constant(_DEVIATION_FLOOR, dtype_name(x))))]
+
+
 def _are_constant(*values: ir.Value | None) -> bool:
     return all(value is None or constant(value) is not None for value in values)
 
@@ -112,4 +124,5 @@ SPELLERS: dict[str, Speller] = {
     "LayerNormalization": layer_normalization,
     "BatchNormalization": batch_normalization,
     "InstanceNormalization": instance_normalization,
+    "MeanVarianceNormalization": mean_variance_normalization,
 }
