@@ -126,7 +126,30 @@ def convert(job: Job, hub: str, backend: Any, load: Callable[[str], Any]) -> Res
         return given
     expected = {name: _without_infinities(wanted) if given.clamps else wanted for name, wanted in job.expected.items()}
     reasons = [_difference(name, given.outputs[name], wanted, job) for name, wanted in expected.items()]
+    if any(reasons) and not given.clamps and _is_nearer_to_float64(given.outputs, job):
+        return Result(PASS)
     return next((Result(WRONG, reason) for reason in reasons if reason), Result(PASS))
+
+
+# A sum of 2^8 float32 numbers is off by at most 2^8 * 2^-24 = 1.5e-5 of the largest; expected outputs further from float64 are no rounding.
+_ROUNDING = 1e-5
+
+
+def _is_nearer_to_float64(outputs: Arrays, job: Job) -> bool:
+    """Whether the case's own output is float64's but for rounding, and what was given is float64's within the case's tolerance.
+
+    An output that is exactly 0 holds in a case what float32 left of a sum (1.9e-7), which no other order of adding leaves.
+    """
+    import onnx
+
+    from edgepack.hub.reference import Float64Run
+
+    try:
+        truth = Float64Run(onnx.load(Path(job.folder) / "model.onnx"))(job.feed)
+    except EdgepackError:
+        return False
+    is_rounding = all(np.allclose(wanted, truth[name], 0, _ROUNDING * np.abs(truth[name]).max()) for name, wanted in job.expected.items())
+    return is_rounding and all(not _difference(name, outputs[name], truth[name], job) for name in job.expected)
 
 
 @dataclass(frozen=True)

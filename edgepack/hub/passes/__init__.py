@@ -6,7 +6,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgepack.hub.passes import elementwise, folding, layers, normalization, pads, pools, reductions, shapes, structure
+from edgepack.hub.passes import (
+    elementwise,
+    folding,
+    layers,
+    losses,
+    matrices,
+    normalization,
+    pads,
+    pools,
+    reductions,
+    shapes,
+    signals,
+    structure,
+)
 from edgepack.hub.passes.contract import Outcome, Rewrite
 from edgepack.hub.passes.editing import Spellers, respelled
 from edgepack.hub.passes.structure import drop_unused
@@ -57,6 +70,9 @@ def sequence() -> list[Rewrite]:
 def _spellings() -> list[Rewrite]:
     """Operators, or forms of them, that are said with others."""
     return [
+        Rewrite("spell losses", _spelled(losses.SPELLERS)),
+        Rewrite("spell transforms", _spelled(signals.SPELLERS)),
+        Rewrite("spell matrices", _spelled(matrices.SPELLERS)),
         Rewrite("spell operands", _spelled(elementwise.SPELLERS)),
         Rewrite("spell reductions", _spelled(reductions.SPELLERS)),
         Rewrite("spell normalizations", _spelled(normalization.SPELLERS)),

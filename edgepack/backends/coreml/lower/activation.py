@@ -73,7 +73,7 @@ def elu(operation: Operation, emit: Emitter) -> Var:
     return emit("elu", x=emit.value(required(operation, 0)), alpha=emit.number(operation.attributes.get("alpha", 1.0)))
 
 
-@lowers("PRelu", objects=(needs_constants(1),))
+@lowers("PRelu")
 def prelu(operation: Operation, emit: Emitter) -> Var:
     """ONNX PRelu-16 as max(x, 0) + slope * min(x, 0), for a slope of any shape.
 
