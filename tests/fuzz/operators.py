@@ -588,7 +588,7 @@ def _with_attributes(b: Builder, operator: str) -> object:
         "LRN": {"size": b.one_of((1, 3, 5)), "alpha": b.one_of((None, 0.1)), "beta": b.one_of((None, 0.5)), "bias": b.one_of((None, 2.0))},
         "IsInf": {"detect_negative": b.one_of((None, 0)), "detect_positive": b.one_of((None, 0))},
         "LpNormalization": {"axis": b.one_of((None, b.axis(4))), "p": b.one_of((None, 1, 2))},
-        "MeanVarianceNormalization": {"axes": b.one_of((None, [0, 2, 3], [1, 2, 3]))},
+        "MeanVarianceNormalization": {"axes": b.one_of(([0, 2, 3], [1, 2, 3]))},
     }
     return b.add(operator, [x], **forms[operator])
 

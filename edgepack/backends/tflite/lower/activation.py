@@ -242,7 +242,13 @@ def _no_mask(operation: Operation) -> Refusal:
     return None if len(operation.outputs) == 1 else ("the mask output has no kernel", "read the first output only")
 
 
-@lowers("Identity", "Dropout", honours={"seed"}, objects=(_no_mask,))
+def _has_elements(operation: Operation) -> Refusal:
+    """LiteRT gives no tensor without elements back."""
+    shape = operation.outputs[0].shape
+    return (f"its output of shape {shape} has no elements", "leave this output out") if 0 in shape else None
+
+
+@lowers("Identity", "Dropout", honours={"seed"}, objects=(_no_mask, _has_elements))
 def identity(operation: Operation, emit: Emitter) -> View:
     """ONNX Identity-19, Dropout-13 at inference: the same tensor."""
     return emit.take(operation.inputs[0])
