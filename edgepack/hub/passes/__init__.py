@@ -70,6 +70,8 @@ def sequence() -> list[Rewrite]:
 def _spellings() -> list[Rewrite]:
     """Operators, or forms of them, that are said with others."""
     return [
+        Rewrite("declared shapes", _spelled(shapes.DECLARED)),
+        Rewrite("whole parts", _spelled(shapes.PARTS)),
         Rewrite("spell losses", _spelled(losses.SPELLERS)),
         Rewrite("spell transforms", _spelled(signals.SPELLERS)),
         Rewrite("spell matrices", _spelled(matrices.SPELLERS)),
