@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edgepack.hub.passes import (
+    activations,
     elementwise,
     folding,
     layers,
@@ -70,6 +71,7 @@ def sequence() -> list[Rewrite]:
 def _spellings() -> list[Rewrite]:
     """Operators, or forms of them, that are said with others."""
     return [
+        Rewrite("fuse activations", _spelled(activations.SPELLERS)),
         Rewrite("declared shapes", _spelled(shapes.DECLARED)),
         Rewrite("whole parts", _spelled(shapes.PARTS)),
         Rewrite("spell losses", _spelled(losses.SPELLERS)),
