@@ -6,10 +6,14 @@ the types of its inputs, so that shapes are inferred first. An operator that cam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from edgepack.errors import one_line
+from edgepack.hub.bodies import BODIES
 from edgepack.hub.graph import OPSET, HubError
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ PREVIEW = "ai.onnx.preview"
 _BODIES = "edgepack.bodies"
 # Bodies hold operators that are functions themselves (CastLike in Attention); none of ONNX's goes deeper than this.
 _DEEPEST = 8
+_MOST_PARAMETERS = 16
 
 Chosen = Callable[["onnx.NodeProto"], bool]
 Types = Mapping[str, "onnx.TypeProto"]
@@ -47,7 +52,7 @@ def is_newer_than_hub(node: onnx.NodeProto) -> bool:
     if node.domain not in ONNX:
         return False
     is_rearranged = node.op_type == "SpaceToDepth" and any(held.name == "mode" and held.s != b"DCR" for held in node.attribute)
-    return is_rearranged or (schema_of(node, OPSET) is None and has_body(node))
+    return is_rearranged or (schema_of(node, OPSET) is None and (has_body(node) or node.op_type in BODIES))
 
 
 # Operators that the hub's opset has and no backend: of little work, or of a training graph.
@@ -57,6 +62,11 @@ _SAID_WITH_OTHERS = frozenset({"CastLike", "CenterCropPad"})
 def is_said_with_others(node: onnx.NodeProto) -> bool:
     """Whether the hub's canonical form has no such operator, although its opset does."""
     return node.domain in ONNX and node.op_type in _SAID_WITH_OTHERS
+
+
+def is_shift(node: onnx.NodeProto) -> bool:
+    """BitShift, which the hub's opset has of unsigned numbers only."""
+    return node.domain in ONNX and node.op_type == "BitShift"
 
 
 def expanded(model: onnx.ModelProto, chosen: Chosen) -> onnx.ModelProto:
@@ -122,14 +132,19 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _call_bodies(graph: onnx.GraphProto, outer: Types, functions: list[onnx.FunctionProto], opset: int, chosen: Chosen) -> None:
     types = {**outer, **_types(graph)}
+    constants = _constants(graph)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _call_bodies(attribute.g, types, functions, opset, chosen)
         if not chosen(node):
             continue
-        body = _body(node, types, opset)
+        own = BODIES.get(node.op_type)
+        body = own(node, types, constants) if own else _body(node, types, opset)
         if body is not None:
+            # Bodies of an older opset hold operators that kept their meaning, or the schema would have a newer body.
+            for entry in body.opset_import:
+                entry.version = opset if entry.domain in ONNX else entry.version
             _write_defaults(node, body, opset)
             body.name, body.domain = f"{node.op_type}_{len(functions)}", _BODIES
             functions.append(body)
@@ -153,6 +168,16 @@ def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
     return weights | {value.name: value.type for value in (*graph.input, *graph.output, *graph.value_info)}
 
 
+def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
+    """Initializers and tensors of Constant nodes that operators read as parameters: of up to 16 elements."""
+    from onnx import numpy_helper
+
+    small = [held for held in graph.initializer if math.prod(held.dims) <= _MOST_PARAMETERS]
+    made = [(node.output[0], held.t) for node in graph.node if node.op_type == "Constant" for held in node.attribute if held.HasField("t")]
+    named = [*((held.name, held) for held in small), *made]
+    return {name: numpy_helper.to_array(held) for name, held in named if math.prod(held.dims) <= _MOST_PARAMETERS}
+
+
 def _body(node: onnx.NodeProto, types: Types, opset: int) -> onnx.FunctionProto | None:
     """The node's function at the model's opset; None while it waits for a type that an earlier body will tell."""
     import onnx
@@ -162,7 +187,6 @@ def _body(node: onnx.NodeProto, types: Types, opset: int) -> onnx.FunctionProto 
     version = 1 if node.domain == PREVIEW else opset
     body = onnx.FunctionProto()
     if schema.has_function:
-        # Bodies of an older opset hold operators that kept their meaning, or the schema would have a newer body.
         body.CopyFrom(schema.function_body)
     elif any(name and name not in types for name in node.input):
         return None
@@ -176,8 +200,6 @@ def _body(node: onnx.NodeProto, types: Types, opset: int) -> onnx.FunctionProto 
         except Exception as error:
             raise HubError(f"{node.op_type} '{node.name}' has no function body ({one_line(error)})", "give its inputs types") from error
         body.ParseFromString(text)
-    for entry in body.opset_import:
-        entry.version = opset if entry.domain in ONNX else entry.version
     return body
 
 

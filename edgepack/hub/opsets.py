@@ -39,7 +39,10 @@ def at_opset(model: onnx.ModelProto, opset: int = OPSET) -> onnx.ModelProto:
     if not _OLDEST <= held <= newest:
         raise HubError(f"the model has ONNX opset {held}", f"export it with an opset from {_OLDEST} to {newest}")
     plain = functions.expanded(model, functions.is_newer_than_hub) if held > opset else model
-    return _renumbered(plain, held, opset) or _converted(plain, held, opset)
+    renumbered = _renumbered(plain, held, opset)
+    if renumbered is None and held > opset and any(map(functions.is_shift, functions.all_nodes(plain))):
+        renumbered = _renumbered(functions.expanded(plain, functions.is_shift), held, opset)
+    return renumbered or _converted(plain, held, opset)
 
 
 def _converted(model: onnx.ModelProto, held: int, opset: int) -> onnx.ModelProto:

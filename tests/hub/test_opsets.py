@@ -59,6 +59,38 @@ def test_an_operator_that_came_later_is_written_as_its_function(name: str) -> No
     np.testing.assert_allclose(onnxruntime_run(form, feed)["y"], wanted, rtol=FP32, atol=FP32)
 
 
+@pytest.mark.parametrize("flags", [{}, {"exclusive": 1}, {"reverse": 1}, {"exclusive": 1, "reverse": 1}])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_running_product_is_a_product_of_what_comes_before(flags: dict[str, int], axis: int) -> None:
+    proto = model([node("CumProd", ["x", "a"], ["y"], **flags)], ROWS, ROWS_OUT, {"a": np.asarray(axis)}, opset=26)
+    feed = {"x": normal(*ROWS["x"])}
+    (wanted,) = ReferenceEvaluator(proto).run(None, feed)
+    form, _ = canonical(proto, feed)
+    np.testing.assert_allclose(onnxruntime_run(form, feed)["y"], wanted, rtol=FP32, atol=FP32)
+
+
+@pytest.mark.parametrize("direction", ["LEFT", "RIGHT"])
+def test_signed_numbers_are_shifted_by_any_amount(direction: str) -> None:
+    lowest, highest = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    x = np.asarray([lowest, -17, -1, 0, 1, 17, highest], np.int32)[:, None]
+    y = np.asarray([-3, 0, 1, 4, 30, 31, 32, 99], np.int32)[None]
+    types = dict.fromkeys("xyz", TensorProto.INT32)
+    proto = model(
+        [node("BitShift", ["x", "y"], ["z"], direction=direction)], {"x": [7, 1], "y": [1, 8]}, {"z": [7, 8]}, opset=28, types=types
+    )
+    (given,) = onnxruntime_run(at_opset(proto), {"x": x, "y": y}).values()
+    amount = np.clip(y.astype(np.int64), 0, 32)
+    whole = (x.astype(np.int64) << amount if direction == "LEFT" else x.astype(np.int64) >> amount).astype(np.int32)
+    filled = 0 if direction == "LEFT" else np.where(x < 0, -1, 0)
+    assert np.array_equal(given, np.where((y >= 0) & (y < 32), whole, filled))
+
+
+def test_unsigned_numbers_keep_their_shift() -> None:
+    types = dict.fromkeys("xyz", TensorProto.UINT32)
+    proto = model([node("BitShift", ["x", "y"], ["z"], direction="LEFT")], {"x": [3], "y": [3]}, {"z": [3]}, opset=28, types=types)
+    assert [held.op_type for held in at_opset(proto).graph.node] == ["BitShift"]
+
+
 def test_attention_ends_in_two_products_and_one_softmax() -> None:
     """What is known of shapes and masks is folded: scaling both sides, the products, the softmax, and the repeats of grouped heads."""
     form, _ = canonical(attention(23, is_causal=1), feed_of(attention(23)))
