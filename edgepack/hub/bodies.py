@@ -53,7 +53,7 @@ def cumulative_product(node: onnx.NodeProto, types: Types, constants: Constants)
 
 
 def shift(node: onnx.NodeProto, types: Types, constants: Constants) -> onnx.FunctionProto | None:
-    """ONNX BitShift-28 of signed numbers: products with a power of two to the left, whole quotients rounded down to the right.
+    """ONNX BitShift-28 of signed numbers: products with a power of two to the left, whole quotients to the right.
 
     By a negative amount, or by all bits and more, every bit shifted in is the sign (right) or 0 (left).
     """
@@ -80,10 +80,13 @@ def shift(node: onnx.NodeProto, types: Types, constants: Constants) -> onnx.Func
         nodes += [helper.make_node("Mul", ["x", "power"], ["moved"]), helper.make_node("Where", ["is_within", "moved", "zero"], ["z"])]
     else:
         nodes += [
-            helper.make_node("Mod", ["x", "power"], ["rest"]),
-            helper.make_node("Sub", ["x", "rest"], ["whole"]),
-            helper.make_node("Div", ["whole", "power"], ["moved"]),
+            # x >> n is -1 - ((-1 - x) >> n) below 0: the quotient is of numbers that are never negative, nor beyond the largest.
             helper.make_node("Less", ["x", "zero"], ["is_negative"]),
+            helper.make_node("Sub", ["filled", "x"], ["turned"]),
+            helper.make_node("Where", ["is_negative", "turned", "x"], ["whole"]),
+            helper.make_node("Div", ["whole", "power"], ["quotient"]),
+            helper.make_node("Sub", ["filled", "quotient"], ["back"]),
+            helper.make_node("Where", ["is_negative", "back", "quotient"], ["moved"]),
             helper.make_node("Where", ["is_negative", "filled", "zero"], ["sign"]),
             helper.make_node("Where", ["is_within", "moved", "sign"], ["z"]),
         ]
