@@ -23,7 +23,7 @@ class Float64Run:
     """A real-valued ONNX model evaluated in float64.
 
     Source: ``onnx.reference.ReferenceEvaluator``, numpy implementations of the operator specification, independent of onnxruntime.
-    A model of an older opset that the evaluator cannot run is evaluated as ONNX's own converter spells it at the hub's opset.
+    A model that the evaluator cannot run is evaluated as it is spelled at the hub's opset, its functions written out.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -50,9 +50,10 @@ class Float64Run:
         return self._named(results)
 
     def _converted(self, error: Exception) -> Any:
-        from edgepack.hub.canonical import at_opset
+        from edgepack.hub.functions import expanded, has_body
+        from edgepack.hub.opsets import at_opset
 
-        converted = at_opset(self._model)
+        converted = expanded(at_opset(self._model), has_body)
         if converted is self._model:
             raise _cannot(error) from error
         return _evaluator(converted)

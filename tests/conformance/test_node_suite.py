@@ -21,7 +21,7 @@ from tests.conformance.node_suite import (
     tasks,
 )
 from tests.conformance.report import general
-from tests.conformance.worker import CRASH, PASS, REFUSED, WRONG, Result, at_hub_opset, booleans_as_int32
+from tests.conformance.worker import CRASH, PASS, REFUSED, WRONG, Result, booleans_as_int32
 
 # One case a family and, where there was one, the case that once failed.
 SAMPLE = tuple(
@@ -116,16 +116,9 @@ def test_the_part_refused_is_of_the_cases_of_listed_operators_in_one_format() ->
     assert refused_part(listed_counts([], "tflite")) == 0
 
 
-def test_a_model_of_a_newer_opset_is_renumbered_only_when_its_nodes_exist_in_the_hubs() -> None:
-    cases = found().cases
-    assert at_hub_opset(cases["test_flatten_axis2"].model).opset_import[0].version == 21
-    newer = cases["test_attention_4d"].model
-    assert at_hub_opset(newer) is newer
-
-
 def test_boolean_ends_become_int32_and_the_model_computes_the_same() -> None:
     case = found().cases["test_and2d"]
-    model = booleans_as_int32(at_hub_opset(case.model))
+    model = booleans_as_int32(case.model)
     onnx.checker.check_model(model, full_check=True)
     feed = {name: array.astype(np.int32) for name, array in case.inputs.items()}
     (given,) = onnx.reference.ReferenceEvaluator(model).run(None, feed)

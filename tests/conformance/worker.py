@@ -21,7 +21,6 @@ from edgepack.errors import EdgepackError, one_line
 
 PASS, REFUSED, WRONG, CRASH = "pass", "refused", "wrong", "crash"
 OUTCOMES = (PASS, REFUSED, WRONG, CRASH)
-HUB_OPSET = 21
 LOG = "log"
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -87,44 +86,11 @@ def prepare(job: Job) -> Result:
     from edgepack.hub.canonical import canonicalize
 
     folder = Path(job.folder)
-    hub = canonicalize(at_hub_opset(onnx.load(folder / "model.onnx")), job.feed)
+    hub = canonicalize(onnx.load(folder / "model.onnx"), job.feed)
     model = ir.to_proto(hub.model)
     onnx.save(model, folder / "hub.onnx")
     onnx.save(booleans_as_int32(model), folder / "hub_int32.onnx")
     return Result(PASS)
-
-
-def at_hub_opset(model: Any) -> Any:
-    """The model at opset 21 where its nodes mean the same there, unchanged otherwise (the hub then converts or refuses it).
-
-    Operators whose last revision is older than both opsets are untouched by the number, and later revisions mostly add element types: a
-    newer model that is valid at 21, in every attribute and type, is taken as one. The case's own outputs judge whether that was right.
-    """
-    import onnx
-
-    held = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), HUB_OPSET)
-    if held == HUB_OPSET or (held < HUB_OPSET and not _same_revisions(model, held)):
-        return model
-    renumbered = onnx.ModelProto()
-    renumbered.CopyFrom(model)
-    for entry in renumbered.opset_import:
-        entry.version = HUB_OPSET if entry.domain in ("", "ai.onnx") else entry.version
-    renumbered.ir_version = min(model.ir_version, 10)
-    try:
-        onnx.checker.check_model(renumbered, full_check=True)
-    except Exception:
-        return model
-    return renumbered
-
-
-def _same_revisions(model: Any, held: int) -> bool:
-    from onnx import defs
-
-    def revision(operator: str, opset: int) -> int:
-        return int(defs.get_schema(operator, opset, "").since_version)
-
-    names = {node.op_type for node in model.graph.node if node.domain in ("", "ai.onnx")}
-    return all(defs.has(name) and revision(name, held) == revision(name, HUB_OPSET) for name in names)
 
 
 def booleans_as_int32(model: Any) -> Any:
@@ -160,7 +126,30 @@ def convert(job: Job, hub: str, backend: Any, load: Callable[[str], Any]) -> Res
         return given
     expected = {name: _without_infinities(wanted) if given.clamps else wanted for name, wanted in job.expected.items()}
     reasons = [_difference(name, given.outputs[name], wanted, job) for name, wanted in expected.items()]
+    if any(reasons) and not given.clamps and _is_nearer_to_float64(given.outputs, job):
+        return Result(PASS)
     return next((Result(WRONG, reason) for reason in reasons if reason), Result(PASS))
+
+
+# A sum of 2^8 float32 numbers is off by at most 2^8 * 2^-24 = 1.5e-5 of the largest; expected outputs further from float64 are no rounding.
+_ROUNDING = 1e-5
+
+
+def _is_nearer_to_float64(outputs: Arrays, job: Job) -> bool:
+    """Whether the case's own output is float64's but for rounding, and what was given is float64's within the case's tolerance.
+
+    An output that is exactly 0 holds in a case what float32 left of a sum (1.9e-7), which no other order of adding leaves.
+    """
+    import onnx
+
+    from edgepack.hub.reference import Float64Run
+
+    try:
+        truth = Float64Run(onnx.load(Path(job.folder) / "model.onnx"))(job.feed)
+    except EdgepackError:
+        return False
+    is_rounding = all(np.allclose(wanted, truth[name], 0, _ROUNDING * np.abs(truth[name]).max()) for name, wanted in job.expected.items())
+    return is_rounding and all(not _difference(name, outputs[name], truth[name], job) for name in job.expected)
 
 
 @dataclass(frozen=True)

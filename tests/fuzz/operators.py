@@ -556,6 +556,89 @@ def _codes(b: Builder, operator: str) -> object:
     return codes and b.add("DequantizeLinear", [codes[0], scale, zero], axis=axis if shape else None)
 
 
+# Functions of numbers, losses, transforms
+
+
+@draws("Asinh", "Atan", "Sinh", "Cosh", "Softsign", "Selu", "IsNaN", "Hardmax")
+def _further_function(b: Builder, operator: str) -> object:
+    x = b.tensor(ranks=(2, 3, 4))
+    return np.abs(x.array).max() < 20 and b.add(operator, [x], **({"axis": b.axis(x.rank)} if operator == "Hardmax" else {}))
+
+
+@draws("Acos", "Asin", "Atanh")
+def _of_the_unit(b: Builder, operator: str) -> object:
+    # Near 1 the slope of these is infinite, and so is what rounding does.
+    within = b.add("Clip", [b.tensor(), b.constant(-0.9), b.constant(0.9)])
+    return within and b.add(operator, [within[0]])
+
+
+@draws("Acosh")
+def _acosh(b: Builder, operator: str) -> object:
+    above = b.add("Max", [b.tensor(), b.constant(1.1)])
+    return above and b.add(operator, [above[0]])
+
+
+@draws("Celu", "ThresholdedRelu", "Shrink", "LRN", "IsInf", "LpNormalization", "MeanVarianceNormalization")
+def _with_attributes(b: Builder, operator: str) -> object:
+    x = b.tensor(ranks=(4,))
+    forms: dict[str, dict[str, Any]] = {
+        "Celu": {"alpha": b.one_of((None, 0.5, 2.0))},
+        "ThresholdedRelu": {"alpha": b.one_of((None, 0.0, 0.3))},
+        "Shrink": {"bias": b.one_of((None, 0.0, 0.5)), "lambd": b.one_of((None, 0.1, 1.0))},
+        "LRN": {"size": b.one_of((1, 3, 5)), "alpha": b.one_of((None, 0.1)), "beta": b.one_of((None, 0.5)), "bias": b.one_of((None, 2.0))},
+        "IsInf": {"detect_negative": b.one_of((None, 0)), "detect_positive": b.one_of((None, 0))},
+        "LpNormalization": {"axis": b.one_of((None, b.axis(4))), "p": b.one_of((None, 1, 2))},
+        "MeanVarianceNormalization": {"axes": b.one_of(([0, 2, 3], [1, 2, 3]))},
+    }
+    return b.add(operator, [x], **forms[operator])
+
+
+@draws("Mod")
+def _mod(b: Builder, operator: str) -> object:
+    x = b.tensor(dtype=np.int32)
+    divisor = b.constant(b.one_of((3, -4, 7)), np.int32)
+    return b.add(operator, [x, divisor], fmod=b.one_of((None, 0, 1)))
+
+
+@draws("CumSum")
+def _cumulative(b: Builder, operator: str) -> object:
+    x = b.tensor(ranks=(1, 2, 3, 4))
+    flags = {name: b.one_of((None, 1)) for name in ("exclusive", "reverse")}
+    return b.add(operator, [x, b.constant(b.axis(x.rank), np.int64)], **flags)
+
+
+@draws("Trilu")
+def _triangle(b: Builder, operator: str) -> object:
+    x = b.tensor(ranks=(2, 3, 4))
+    return b.add(operator, [x, b.constant(b.whole(-3, 3), np.int64)], upper=b.one_of((None, 0, 1)))
+
+
+@draws("Einsum")
+def _einsum(b: Builder, operator: str) -> object:
+    left = b.tensor(ranks=(2, 3, 4))
+    letters = "abcd"[: left.rank]
+    shared = letters[b.whole(0, left.rank - 1) :] if b.chance(0.7) else letters[-1:]
+    right = b.fresh([*(left.shape[letters.index(label)] for label in shared), b.whole(1, 4)])
+    result = "".join(label for label in letters if label not in shared or b.chance(0.3)) + "z"
+    return b.add(operator, [left, right], equation=f"{letters},{shared}z->{result}")
+
+
+@draws("DFT")
+def _transform(b: Builder, operator: str) -> object:
+    x = b.tensor(ranks=(2, 3))
+    signal = b.add("Unsqueeze", [x, b.constant([x.rank], np.int64)])
+    return signal and b.add(operator, [signal[0], None, b.constant(b.whole(0, x.rank - 1), np.int64)], onesided=b.one_of((None, 1)))
+
+
+@draws("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
+def _loss(b: Builder, operator: str) -> object:
+    x = b.tensor(ranks=(2, 3, 4))
+    named = b.constant(np.arange(x.array.size // x.shape[1]).reshape((x.shape[0], *x.shape[2:])) % x.shape[1], np.int64)
+    weight = [b.constant(np.abs(b.normal((x.shape[1],))) + np.float32(0.1))] if b.chance(0.5) else []
+    reduction = b.one_of(("none", "mean", "sum")) if x.rank > 2 else "none"
+    return b.add(operator, [x, named, *weight], reduction=reduction, ignore_index=b.one_of((None, 1, -1)))
+
+
 # For static int8: what the scheme puts on codes and what it must place around them.
 QUANTIZABLE = tuple(
     """

@@ -190,11 +190,14 @@ def test_an_input_that_is_handed_on_stays_an_output() -> None:
 @pytest.mark.parametrize(
     "producer", [[node("Constant", [], ["z"], value_float=1.0)], [node("Shape", ["x"], ["z"])]], ids=["constant", "shape"]
 )
-def test_an_output_that_is_constant_is_refused(producer: list[onnx.NodeProto]) -> None:
+def test_an_output_that_is_constant_is_copied_from_a_weight(producer: list[onnx.NodeProto]) -> None:
     shape, element = ([], 1) if producer[0].op_type == "Constant" else ([4], 7)
     proto = model([*producer, node("Relu", ["x"], ["y"])], X, {"y": None, "z": shape}, types={"z": element})
-    with pytest.raises(HubError, match="output 'z' is a constant"):
-        canonical(proto, {"x": normal(1, 4, 8, 8)})
+    form, _ = canonical(proto, {"x": normal(1, 4, 8, 8)})
+    (copy,) = (held for held in form.graph.node if held.output[0] == "z")
+    assert copy.op_type == "Identity" and copy.input[0] in {held.name for held in form.graph.initializer}
+    given = onnxruntime_run(form, {"x": normal(1, 4, 8, 8)})["z"]
+    assert np.array_equal(given, 1.0 if element == 1 else [1, 4, 8, 8])
 
 
 def test_attributes_that_repeat_their_default_are_removed_and_others_kept() -> None:

@@ -74,7 +74,29 @@ def test_a_value_of_unknown_rank_is_refused_by_the_name_of_its_node() -> None:
         canonical(proto, {"x": normal(*IMAGE["x"]), "a": np.asarray([3])})
 
 
+# ---- operators that do nothing
+
+
+@pytest.mark.parametrize(
+    ("operator", "number", "wanted"), [("Add", 0, []), ("Add", 1e-9, ["Add"]), ("Mul", 1, []), ("Mul", 1.000004, ["Mul"])]
+)
+def test_only_what_changes_nothing_is_left_out(operator: str, number: float, wanted: list[str]) -> None:
+    """onnxscript's own rules take numbers within 1e-8 of 0, or 1e-5 of 1, for 0 and 1: an epsilon would be lost."""
+    nodes = [node("Abs", ["x"], ["a"]), node(operator, ["a", "c"], ["s"]), node("Sqrt", ["s"], ["y"])]
+    assert operators(kept(nodes, {"c": np.float32(number)}, IMAGE)) == ["Abs", *wanted, "Sqrt"]
+
+
 # ---- normalizations
+
+
+def test_a_normalization_by_mean_and_variance_is_exact_far_from_zero_and_finite_without_variance() -> None:
+    proto = model([node("MeanVarianceNormalization", ["x"], ["y"], axes=[0, 2, 3])], IMAGE, Y, opset=13)
+    form, _ = canonical(proto, {"x": normal(*IMAGE["x"])})
+    far = normal(*IMAGE["x"]) + np.float32(1000)
+    far[:, 1] = 3
+    given, wide = onnxruntime_run(form, {"x": far})["y"], far.astype(np.float64)
+    centred = wide - wide.mean((0, 2, 3), keepdims=True)
+    np.testing.assert_allclose(given, centred / (np.sqrt(np.square(centred).mean((0, 2, 3), keepdims=True)) + 1e-9), atol=1e-4)
 
 
 @pytest.mark.parametrize("axis", [1, -1, -2])

@@ -25,7 +25,8 @@ X = np.random.default_rng(1).normal(0, 1, SHAPE).astype(np.float32)
 COUNTS = np.random.default_rng(2).integers(-9, 9, SHAPE).astype(np.int32)
 
 UNARY = ["abs", "ceil", "cos", "erf", "exp", "exp2", "floor", "identity", "relu", "relu6", "round", "sigmoid", "sign", "sin", "softplus"]
-UNARY += ["softsign", "square", "tanh"]
+UNARY += ["softsign", "square", "tanh", "atan", "cosh", "sinh", "tan"]
+WITHIN_ONE = ["acos", "asin", "atanh"]
 POSITIVE = ["inverse", "log", "rsqrt", "sqrt"]
 BINARY = ["add", "maximum", "minimum", "mul", "real_div", "sub"]
 COMPARISONS = ["equal", "greater", "greater_equal", "less", "less_equal", "not_equal"]
@@ -61,6 +62,8 @@ FORMS: dict[str, Form] = {
     "logical_not": lambda mb, x: mb.cast(x=mb.logical_not(x=mb.greater(x=x, y=np.float32(0))), dtype="fp32"),
     "shape": lambda mb, x: mb.add(x=mb.shape(x=x), y=np.zeros(3, np.int32)),
     "argmax": lambda mb, x: [mb.reduce_argmax(x=x, axis=1, keep_dims=True), mb.reduce_argmin(x=x, axis=-1)],
+    # MIL's own inference of the exclusive form fails (its np.zeros gets an array for a type).
+    "cumsum": lambda mb, x: [mb.cumsum(x=x, axis=1), mb.cumsum(x=x, reverse=True)],
     "transpose": lambda mb, x: mb.transpose(x=x, perm=[2, 0, 1]),
     "reshape": lambda mb, x: mb.reshape(x=x, shape=[4, -1]),
     "reshape keeping sizes": lambda mb, x: mb.reshape(x=x, shape=[1, 0, -1, 0]),
@@ -101,7 +104,9 @@ FORMS: dict[str, Form] = {
 def functions(x: Any) -> list[Any]:
     """Every function of one value."""
     above = builder().add(x=builder().abs(x=x), y=np.float32(0.1))
-    return [getattr(builder(), name)(x=x) for name in UNARY] + [getattr(builder(), name)(x=above) for name in POSITIVE]
+    within = builder().mul(x=builder().tanh(x=x), y=np.float32(0.9))
+    groups = ((UNARY, x), (POSITIVE, above), (WITHIN_ONE, within))
+    return [getattr(builder(), name)(x=value) for names, value in groups for name in names]
 
 
 def arithmetic(x: Any, y: Any) -> list[Any]:

@@ -6,7 +6,22 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgepack.hub.passes import elementwise, layers, normalization, pads, pools, reductions, selection, shapes, structure
+from edgepack.hub.passes import (
+    activations,
+    elementwise,
+    folding,
+    layers,
+    losses,
+    matrices,
+    normalization,
+    pads,
+    pools,
+    reductions,
+    selection,
+    shapes,
+    signals,
+    structure,
+)
 from edgepack.hub.passes.contract import Outcome, Rewrite
 from edgepack.hub.passes.editing import Spellers, respelled
 from edgepack.hub.passes.structure import drop_unused
@@ -21,7 +36,7 @@ def _spell(model: ir.Model, spellers: Spellers) -> bool:
     """Respell, then fold what that made constant and infer the shapes of the rest, which the next rewrite reads."""
     changed = respelled(model, spellers)
     if changed:
-        structure.fold_constants(model)
+        folding.fold_constants(model)
     return changed
 
 
@@ -36,7 +51,7 @@ def sequence() -> list[Rewrite]:
         Rewrite("inline functions", structure.inline, ensures=structure.no_functions),
         Rewrite("embed constants", structure.embed_constants, ensures=structure.no_constant_nodes),
         Rewrite("whole windows", pools.whole_windows),
-        Rewrite("fold constants", structure.fold_constants, structure.no_functions),
+        Rewrite("fold constants", folding.fold_constants, structure.no_functions),
         Rewrite("fold patterns", layers.fold_patterns, ensures=layers.no_batch_norm_after_linear),
         Rewrite("normalize Gemm", layers.normalize_gemm, ensures=layers.gemms_are_plain),
         Rewrite("global pools", pools.global_pools, ensures=pools.no_mean_over_space),
@@ -57,6 +72,12 @@ def sequence() -> list[Rewrite]:
 def _spellings() -> list[Rewrite]:
     """Operators, or forms of them, that are said with others."""
     return [
+        Rewrite("fuse activations", _spelled(activations.SPELLERS)),
+        Rewrite("declared shapes", _spelled(shapes.DECLARED)),
+        Rewrite("whole parts", _spelled(shapes.PARTS)),
+        Rewrite("spell losses", _spelled(losses.SPELLERS)),
+        Rewrite("spell transforms", _spelled(signals.SPELLERS)),
+        Rewrite("spell matrices", _spelled(matrices.SPELLERS)),
         Rewrite("spell operands", _spelled(elementwise.SPELLERS)),
         Rewrite("spell reductions", _spelled(reductions.SPELLERS)),
         Rewrite("spell normalizations", _spelled(normalization.SPELLERS)),

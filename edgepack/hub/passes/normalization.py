@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgepack.hub.graph import attribute, constant, dtype_name
-from edgepack.hub.passes.editing import Speller, Spelling, is_read
+from edgepack.hub.passes.editing import Speller, Spelling, is_read, known_shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -104,6 +104,46 @@ def _by_channel(value: ir.Value | None, rank: int, spell: Spelling) -> ir.Value:
     return spell("Reshape", value, spell.integers(1, -1, *[1] * (rank - 2)))
 
 
+def group_normalization(node: ir.Node, spell: Spelling) -> Values | None:
+    """ONNX GroupNormalization-21 with a scale or bias computed at run time."""
+    x, scale, bias = node.inputs
+    shape = known_shape(x)
+    if x is None or shape is None or _are_constant(scale, bias) or attribute(node, "stash_type", 1) != 1:
+        return None
+    groups = attribute(node, "num_groups")
+    split = spell("Reshape", x, spell.integers(shape[0], groups, -1))
+    _, centred, variance = _statistics(split, (2,), spell)
+    deviation = spell("Sqrt", spell("Add", variance, spell.constant(attribute(node, "epsilon", 1e-5), dtype_name(x))))
+    normal = spell("Reshape", spell("Div", centred, deviation), spell.integers(*shape))
+    scaled = spell("Mul", normal, _by_channel(scale, len(shape), spell))
+    return [spell("Add", scaled, _by_channel(bias, len(shape), spell))]
+
+
+def lp_normalization(node: ir.Node, spell: Spelling) -> Values | None:
+    """ONNX LpNormalization-22 of p 1 or 2; what has no length stays 0."""
+    x = node.inputs[0]
+    if x is None or x.shape is None:
+        return None
+    axis, order = attribute(node, "axis", -1), attribute(node, "p", 2)
+    zero, one = (spell.constant(number, dtype_name(x)) for number in (0, 1))
+    parts = spell("Abs", x) if order == 1 else spell("Mul", x, x)
+    total = spell("ReduceSum", parts, spell.integers(axis), keepdims=1)
+    length = total if order == 1 else spell("Sqrt", total)
+    return [spell("Div", x, spell("Where", spell("Equal", length, zero), one, length))]
+
+
+# What the standard deviation is raised by in the function body of MeanVarianceNormalization-13.
+_DEVIATION_FLOOR = 1e-9
+
+
+def mean_variance_normalization(node: ir.Node, spell: Spelling) -> Values:
+    """ONNX MeanVarianceNormalization-13, (x - mean) / (deviation + 1e-9), the deviation from centred numbers: nothing cancels."""
+    x = node.inputs[0]
+    assert x is not None
+    _, centred, variance = _statistics(x, tuple(attribute(node, "axes", [0, 2, 3])), spell)
+    return [spell("Div", centred, spell("Add", spell("Sqrt", variance), spell.constant(_DEVIATION_FLOOR, dtype_name(x))))]
+
+
 def _are_constant(*values: ir.Value | None) -> bool:
     return all(value is None or constant(value) is not None for value in values)
 
@@ -112,4 +152,7 @@ SPELLERS: dict[str, Speller] = {
     "LayerNormalization": layer_normalization,
     "BatchNormalization": batch_normalization,
     "InstanceNormalization": instance_normalization,
+    "GroupNormalization": group_normalization,
+    "LpNormalization": lp_normalization,
+    "MeanVarianceNormalization": mean_variance_normalization,
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgepack.hub.graph import HubError, attribute, constant, label
-from edgepack.hub.passes.editing import Speller, Spelling, initializer, known_shape, set_attributes
+from edgepack.hub.passes.editing import Speller, Spelling, initializer, is_read, known_shape, set_attributes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -147,4 +147,55 @@ def _shorten(graph: ir.Graph, node: ir.Node) -> None:
     source.shape, node.outputs[0].shape = ir.Shape(sizes), ir.Shape([sizes[axis] for axis in perm])
 
 
+def without_empty_parts(node: ir.Node, spell: Spelling) -> Values | None:
+    """Concat of what holds elements: parts of no size (the unrotated rest of a rotary embedding) are left out."""
+    shapes = [known_shape(value) for value in node.inputs]
+    kept = [value for value, shape in zip(node.inputs, shapes, strict=True) if shape is None or 0 not in shape]
+    if len(kept) == len(shapes) or not kept:
+        return None
+    return [spell("Concat", *kept, axis=attribute(node, "axis")) if len(kept) > 1 else spell("Identity", kept[0])]
+
+
+def whole_part(node: ir.Node, spell: Spelling) -> Values | None:
+    """Split into one part that holds everything and parts of no size that nothing reads: the part is the input."""
+    shapes = [known_shape(value) for value in node.outputs]
+    held = [shape is None or 0 not in shape for shape in shapes]
+    if sum(held) != 1 or len(held) == 1 or any(is_read(value) and not kept for value, kept in zip(node.outputs, held, strict=True)):
+        return None
+    return [spell("Identity", node.inputs[0]) if kept else None for kept in held]
+
+
+def reshaped_to_known(node: ir.Node, spell: Spelling) -> Values | None:
+    """Squeeze or Unsqueeze along axes of run time to a shape that is declared: the same elements in that shape."""
+    shape, axes = known_shape(node.outputs[0]), node.inputs[1] if len(node.inputs) > 1 else None
+    if axes is None or constant(axes) is not None or shape is None or 0 in shape:
+        return None
+    return [spell("Reshape", node.inputs[0], spell.integers(*shape))]
+
+
+def expanded_to_known(node: ir.Node, spell: Spelling) -> Values | None:
+    """Expand by a shape of run time to one that is declared, which is what it can be (ONNX Expand-13)."""
+    shape = known_shape(node.outputs[0])
+    if constant(node.inputs[1]) is not None or shape is None:
+        return None
+    return [spell("Expand", node.inputs[0], spell.integers(*shape))]
+
+
+def tiled_to_known(node: ir.Node, spell: Spelling) -> Values | None:
+    """Tile as often as the declared shape tells, where no axis is empty."""
+    before, after = known_shape(node.inputs[0]), known_shape(node.outputs[0])
+    if constant(node.inputs[1]) is not None or before is None or after is None or 0 in before:
+        return None
+    return [spell("Tile", node.inputs[0], spell.integers(*(new // old for old, new in zip(before, after, strict=True))))]
+
+
 PADS: dict[str, Speller] = {"Pad": plain_pad}
+DECLARED: dict[str, Speller] = {
+    "Concat": without_empty_parts,
+    "Squeeze": reshaped_to_known,
+    "Unsqueeze": reshaped_to_known,
+    "Expand": expanded_to_known,
+    "Tile": tiled_to_known,
+}
+# After those, which may have read the empty parts.
+PARTS: dict[str, Speller] = {"Split": whole_part}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgepack.hub.graph import OPSET, HubError, attribute, label
-from edgepack.hub.passes.editing import fingerprint, run_passes, set_attributes
+from edgepack.hub.passes.editing import run_passes, set_attributes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,33 +26,12 @@ def embed_constants(model: ir.Model) -> bool:
 
     # The pass leaves constants of fewer than 16 elements alone unless told otherwise.
     lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
-    modified = run_passes(model, lift, common.RemoveInitializersFromInputsPass())
-    _refuse_constant_outputs(model)
-    return modified
-
-
-def _refuse_constant_outputs(model: ir.Model) -> None:
-    for value in model.graph.outputs:
-        producer = value.producer()
-        if value.is_initializer() or (producer is not None and producer.op_type == "Constant"):
-            raise HubError(f"output '{value.name}' is a constant, whatever the inputs are", "leave it out of the student's outputs")
+    return run_passes(model, lift, common.RemoveInitializersFromInputsPass())
 
 
 def no_constant_nodes(model: ir.Model) -> str | None:
     left = [node for node in model.graph if node.op_type == "Constant"]
     return f"{label(left[0])} is not an initializer" if left else None
-
-
-def fold_constants(model: ir.Model) -> bool:
-    """Everything computable from constants and static shapes; DequantizeLinear of a weight stays, it is the weight's encoding."""
-    from onnxscript import optimizer
-
-    before, names = fingerprint(model), _input_names(model)
-    # onnxscript keeps ConstantOfShape for the sake of size; the shape arithmetic of TorchScript's exporter (nn.ZeroPad2d) hangs on it.
-    optimizer.optimize_ir(model, should_fold=lambda node: {"DequantizeLinear": False, "ConstantOfShape": True}.get(node.op_type))
-    _restore_inputs(model, names)
-    embed_constants(model)
-    return fingerprint(model) != before
 
 
 def share_and_drop(model: ir.Model) -> bool:
@@ -135,18 +114,19 @@ def all_named(model: ir.Model) -> str | None:
 def infer_shapes(model: ir.Model) -> bool:
     from onnx_ir.passes import common
 
-    names = _input_names(model)
+    names = input_names(model)
     run_passes(model, common.ShapeInferencePass(), common.OutputFixPass())
-    _restore_inputs(model, names)
+    restore_inputs(model, names)
     _refuse_unknown_shapes(model)
     return False
 
 
-def _input_names(model: ir.Model) -> list[str | None]:
+def input_names(model: ir.Model) -> list[str | None]:
+    """The names of the inputs, in order."""
     return [value.name for value in model.graph.inputs]
 
 
-def _restore_inputs(model: ir.Model, names: list[str | None]) -> None:
+def restore_inputs(model: ir.Model, names: list[str | None]) -> None:
     """Undo what onnx_ir's OutputFixPass does to an input that is returned as it is: a new name for it, its own for an Identity of it."""
     outputs = model.graph.outputs
     for value, name in zip(model.graph.inputs, names, strict=True):

@@ -44,8 +44,13 @@ _BINARY: dict[str, Callable[..., Array]] = {
 _UNARY: dict[str, Callable[..., Array]] = {
     "identity": np.array,
     "abs": np.abs,
+    "acos": np.arccos,
+    "asin": np.arcsin,
+    "atan": np.arctan,
+    "atanh": np.arctanh,
     "ceil": np.ceil,
     "cos": np.cos,
+    "cosh": np.cosh,
     "exp": np.exp,
     "exp2": np.exp2,
     "floor": np.floor,
@@ -53,8 +58,10 @@ _UNARY: dict[str, Callable[..., Array]] = {
     "round": np.rint,
     "sign": np.sign,
     "sin": np.sin,
+    "sinh": np.sinh,
     "sqrt": np.sqrt,
     "square": np.square,
+    "tan": np.tan,
     "tanh": np.tanh,
 }
 

@@ -45,6 +45,23 @@ def layer_norm(operation: MilOperation) -> Kernel:
     return operation.bind(("x",), kernel)
 
 
+@implements("local_response_norm", accepts=("x", "size", "alpha", "beta", "k"))
+def local_response_norm(operation: MilOperation) -> Kernel:
+    """``x / (k + alpha / size * sum of squares)^beta`` over ``size`` neighbouring channels (dimension 1), an odd number."""
+    (size,) = operation.integers("size", ())
+    alpha, beta, k = (float(operation.number(name, default)) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("k", 1)))
+    if size % 2 == 0:
+        raise operation.refusal(f"has a window of {size}, whose middle Core ML does not document")
+
+    def kernel(x: Array) -> Array:
+        wide, around = np.square(x.astype(np.float64)), size // 2
+        padded = np.pad(wide, [(0, 0), (around, around), *[(0, 0)] * (x.ndim - 2)])
+        total = sum(padded[:, start : start + x.shape[1]] for start in range(size))
+        return np.asarray(x / (k + alpha / size * total) ** beta)
+
+    return operation.bind(("x",), kernel)
+
+
 def _standardized(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
     wide = x.astype(np.float64)
     centred = wide - wide.mean(axis=axes, keepdims=True)

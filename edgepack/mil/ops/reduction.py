@@ -56,3 +56,20 @@ def _place(function: Callable[..., Array]) -> Build:
 
 implements("reduce_argmax", accepts=("x", "axis", "keep_dims", "output_dtype"))(_place(np.argmax))
 implements("reduce_argmin", accepts=("x", "axis", "keep_dims", "output_dtype"))(_place(np.argmin))
+
+
+@implements("cumsum", accepts=("x", "axis", "exclusive", "reverse"))
+def cumsum(operation: MilOperation) -> Kernel:
+    """The sums of all elements up to each one along ``axis`` (default 0); ``exclusive`` leaves it out, ``reverse`` starts at the end."""
+    (axis,) = operation.integers("axis", (0,))
+    exclusive, reverse = operation.flag("exclusive"), operation.flag("reverse")
+
+    def kernel(x: Array) -> Array:
+        turned = np.flip(x, axis) if reverse else x
+        if exclusive:
+            kept = np.take(turned, range(x.shape[axis] - 1), axis)
+            turned = np.concatenate([np.zeros_like(np.take(x, [0], axis)), kept], axis)
+        total = np.cumsum(turned, axis=axis, dtype=x.dtype)
+        return np.asarray(np.flip(total, axis) if reverse else total)
+
+    return operation.bind(("x",), kernel)

@@ -104,7 +104,7 @@ def test_all_obstacles_are_listed_at_once_without_coremltools(tmp_path: Path) ->
     nodes = [
         helper.make_node("Det", ["image"], ["a"], name="first"),
         helper.make_node("Relu", ["a"], ["b"], name="fine"),
-        helper.make_node("IsNaN", ["b"], ["c"], name="second"),
+        helper.make_node("Hardmax", ["b"], ["c"], name="second"),
         helper.make_node("Cast", ["c"], ["d"], name="last", to=1),
     ]
     path = save(make_model(nodes, {"image": (2, 3, 3)}, ["d"], {}), tmp_path)

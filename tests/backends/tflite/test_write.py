@@ -253,7 +253,7 @@ def test_an_unknown_attribute_is_refused_by_name(rng: np.random.Generator, tmp_p
 
 
 def test_obstacles_lists_every_node_at_once(rng: np.random.Generator, tmp_path: Path) -> None:
-    nodes = [node("Hardmax", "x", "a", "first"), node("Relu", "a", "b", "fine"), node("Shrink", "b", "y", "second")]
+    nodes = [node("Hardmax", "x", "a", "first"), node("Relu", "a", "b", "fine"), node("LpNormalization", "b", "y", "second")]
     found = obstacles(Hub(nodes, {"x": normal(rng, 2, 3)}, {}).save(tmp_path / "hub.onnx"))
     assert [obstacle.node for obstacle in found] == ["first", "second"]
 

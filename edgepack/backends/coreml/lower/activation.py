@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgepack.backends.coreml.emitter import Emitter, Var
-from edgepack.backends.coreml.table import constant_at, lowers, needs_constants, only, required
+from edgepack.backends.coreml.table import REALS, constant_at, lowers, needs_constants, only, required
 from edgepack.quantize.fold import Operation
 
 
@@ -39,18 +39,28 @@ def softsign(operation: Operation, emit: Emitter) -> Var:
     return emit("softsign", x=emit.value(required(operation, 0)))
 
 
-@lowers("Clip", honours={"min", "max"}, objects=(needs_constants(1, 2),))
+def _is_boolean(operation: Operation) -> tuple[str, str] | None:
+    return ("clips booleans", "cast to int32 first") if required(operation, 0).dtype == "bool" else None
+
+
+@lowers("Clip", honours={"min", "max"}, reals=False, objects=(needs_constants(1, 2), _is_boolean))
 def clip(operation: Operation, emit: Emitter) -> Var:
     """ONNX Clip-13: the upper bound wins where the two cross, so it is applied last; either may be absent."""
     x = emit.value(required(operation, 0))
     low, high = constant_at(operation, 1, "min"), constant_at(operation, 2, "max")
-    if (low, high) == (0, 6):
+    is_real = required(operation, 0).dtype in REALS
+    if (low, high) == (0, 6) and is_real:
         return emit("relu6", x=x)
-    if low is not None:
-        x = emit("maximum", x=x, y=_bound(low, emit))
-    if high is not None:
-        x = emit("minimum", x=x, y=_bound(high, emit))
+    bounds = [None if bound is None else _bound(bound, emit) if is_real else _whole_bound(bound) for bound in (low, high)]
+    for kind, bound in zip(("maximum", "minimum"), bounds, strict=True):
+        x = x if bound is None else emit(kind, x=x, y=bound)
     return x
+
+
+def _whole_bound(value: float) -> np.int32:
+    """int64 is int32 inside: what is beyond bounds nothing, and the last number of int32 says the same."""
+    limits = np.iinfo(np.int32)
+    return np.int32(np.clip(int(value), limits.min, limits.max))
 
 
 def _bound(value: float, emit: Emitter) -> np.floating:
@@ -73,7 +83,7 @@ def elu(operation: Operation, emit: Emitter) -> Var:
     return emit("elu", x=emit.value(required(operation, 0)), alpha=emit.number(operation.attributes.get("alpha", 1.0)))
 
 
-@lowers("PRelu", objects=(needs_constants(1),))
+@lowers("PRelu")
 def prelu(operation: Operation, emit: Emitter) -> Var:
     """ONNX PRelu-16 as max(x, 0) + slope * min(x, 0), for a slope of any shape.
 

@@ -20,20 +20,27 @@ def _unexpressed(operation: Operation) -> tuple[str, str] | None:
         return "convolves no spatial dimension", "use a 1-D convolution"
     if min(operation.attributes.get("pads") or [0]) < 0:
         return "has negative pads", "slice the input instead"
+    is_dilated = any(dilation != 1 for dilation in operation.attributes.get("dilations") or ())
+    if is_dilated and required(operation, 1).constant is None:
+        return "is dilated and has a weight computed at run time", "make the weight a constant in the student"
     return None
 
 
 @lowers(
     "Conv",
     honours=ATTRIBUTES | {"group"},
-    objects=(needs_constants(1, 2), only("auto_pad", *_AUTO_PADS), _unexpressed),
+    objects=(only("auto_pad", *_AUTO_PADS), _unexpressed),
 )
 def conv(operation: Operation, emit: Emitter) -> Var:
-    """ONNX Conv-11 over (N, C, spatial...): both cross-correlate, with weights (C_out, C_in / group, kernel...)."""
+    """ONNX Conv-11 over (N, C, spatial...): both cross-correlate, with weights (C_out, C_in / group, kernel...).
+
+    MIL takes weights computed at run time, but no such bias, which is added to the result.
+    """
     x, weight, bias = required(operation, 0), required(operation, 1), operand_at(operation, 2)
     window = Window.of(operation, x.shape[2:], weight.shape[2:])
-    optional = {} if bias is None else {"bias": emit.value(bias)}
-    return emit(
+    is_held = bias is not None and bias.constant is not None and weight.constant is not None
+    optional = {"bias": emit.value(bias)} if bias is not None and is_held else {}
+    found = emit(
         "conv",
         x=emit.value(x),
         weight=emit.value(weight),
@@ -44,6 +51,10 @@ def conv(operation: Operation, emit: Emitter) -> Var:
         pad=window.interleaved,
         **optional,
     )
+    if bias is None or is_held:
+        return found
+    by_channel = emit("reshape", x=emit.value(bias), shape=[1, bias.shape[0], *[1] * (x.rank - 2)])
+    return emit("add", x=found, y=by_channel)
 
 
 @dataclass(frozen=True)

@@ -34,33 +34,32 @@ def _is_linear(x: Operand, y: Operand) -> bool:
     return is_weight and x.rank <= _LINEAR_RANK and x.constant is None
 
 
-def _scaled_codes(operation: Operation) -> tuple[str, str] | None:
-    """alpha and beta scale constants at write time; codes would have to change for that."""
-    weight, alpha = required(operation, 1), operation.attributes.get("alpha", 1.0)
-    if alpha == 1 or (weight.constant is not None and weight.encoding is None):
-        return None
-    return f"alpha = {alpha} scales a weight that is quantized or computed at run time", "fold alpha into the student's weight"
-
-
-def _scaled_bias(operation: Operation) -> tuple[str, str] | None:
-    bias, beta = operand_at(operation, 2), operation.attributes.get("beta", 1.0)
-    if bias is None or beta == 1 or bias.constant is not None:
-        return None
-    return f"beta = {beta} scales a bias that is computed at run time", "multiply it in the student"
-
-
-@lowers("Gemm", honours={"alpha", "beta", "transA", "transB"}, objects=(_scaled_codes, _scaled_bias))
+@lowers("Gemm", honours={"alpha", "beta", "transA", "transB"})
 def gemm(operation: Operation, emit: Emitter) -> Var:
-    """ONNX Gemm-13: ``alpha * A' @ B' + beta * C`` of matrices."""
+    """ONNX Gemm-13: ``alpha * A' @ B' + beta * C`` of matrices.
+
+    alpha and beta scale constants when the package is written; of a weight that is codes or computed at run time alpha scales A instead.
+    """
     a, b, c = required(operation, 0), required(operation, 1), operand_at(operation, 2)
+    alpha, beta = operation.attributes.get("alpha", 1.0), operation.attributes.get("beta", 1.0)
     x = emit.value(a)
     x = emit("transpose", x=x, perm=[1, 0]) if operation.attributes.get("transA", 0) else x
+    is_plain = b.constant is not None and b.encoding is None
+    x = x if is_plain or alpha == 1 else emit("mul", x=x, y=emit.number(alpha))
     transposed = bool(operation.attributes.get("transB", 0))
-    bias = None if c is None else _scaled(c, operation.attributes.get("beta", 1.0))
+    bias = None if c is None else _scaled(c, beta)
+    if bias is not None and bias.constant is None and beta != 1:
+        scaled = emit("mul", x=emit.value(bias), y=emit.number(beta))
+        return emit("add", x=_product(x, b, transposed, alpha, None, operation, emit), y=scaled)
+    return _product(x, b, transposed, alpha, bias, operation, emit)
+
+
+def _product(x: Var, b: Operand, transposed: bool, alpha: float, bias: Operand | None, operation: Operation, emit: Emitter) -> Var:
+    """``x @ B' + bias``, with alpha in a weight that is a constant of reals."""
     if b.constant is None:
         product = emit("matmul", x=x, y=emit.value(b), transpose_y=transposed)
         return product if bias is None else emit("add", x=product, y=emit.value(bias))
-    weight = _scaled(b, operation.attributes.get("alpha", 1.0))
+    weight = _scaled(b, alpha) if b.encoding is None else b
     held = emit.value(weight) if transposed else emit.transposed(weight)
     return _linear(x, held, bias, operation.outputs[0].shape[1], emit)
 

@@ -7,12 +7,14 @@ from edgepack.backends.tflite.lower import (
     elementwise,
     matmul,
     normalization,
+    piecewise,
     pooling,
     quantization,
     reduce,
     resize,
     selection,
     shape,
+    transcendental,
 )
 
 __all__ = [
@@ -22,10 +24,12 @@ __all__ = [
     "elementwise",
     "matmul",
     "normalization",
+    "piecewise",
     "pooling",
     "quantization",
     "reduce",
     "resize",
     "selection",
     "shape",
+    "transcendental",
 ]

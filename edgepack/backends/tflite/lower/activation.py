@@ -63,7 +63,7 @@ def leaky_relu(operation: Operation, emit: Emitter) -> View:
     return keeping("LEAKY_RELU", operation, emit, Options("LeakyReluOptions", {"alpha": float(operation.attributes.get("alpha", 0.01))}))
 
 
-@lowers("PRelu", objects=(constant_inputs(1),))
+@lowers("PRelu")
 def prelu(operation: Operation, emit: Emitter) -> View:
     """ONNX PRelu-16 = max(x, 0) + slope * min(x, 0), whose slope broadcasts as any operand does."""
     x = emit.take(operation.inputs[0])
@@ -168,19 +168,21 @@ def gelu(operation: Operation, emit: Emitter) -> View:
     return keeping("GELU", operation, emit, Options("GeluOptions", {"approximate": approximate}))
 
 
-# Below this, 2 gelu(a) / a - 1 is under the rounding of float32 anyway, and a division by zero is avoided.
-_SMALLEST_ERF_ARGUMENT = 1e-6
+# Below the first, 2 gelu(a) / a - 1 is under the rounding of float32 anyway, and a division by zero is avoided; at the second erf is 1,
+# and infinity would be divided by itself.
+_SMALLEST_ERF_ARGUMENT, _LARGEST_ERF_ARGUMENT = 1e-6, 8
 
 
 @lowers("Erf")
 def erf(operation: Operation, emit: Emitter) -> View:
     """ONNX Erf-13, which TFLite has only inside GELU: gelu(a) = a (1 + erf(a / sqrt 2)) / 2.
 
-    So erf(x) = sign(x) (2 gelu(a) / a - 1) with a = max(|x| sqrt 2, 1e-6); absolute error under 1e-6.
+    So erf(x) = sign(x) (2 gelu(a) / a - 1) with a = |x| sqrt 2 between 1e-6 and 8; absolute error under 1e-6.
     """
     x = emit.take(operation.inputs[0])
     scaled = emit.binary("MUL", emit.unary("ABS", x), emit.scalar(math.sqrt(2), x))
-    a = emit.binary("MAXIMUM", scaled, emit.scalar(_SMALLEST_ERF_ARGUMENT, x))
+    raised = emit.binary("MAXIMUM", scaled, emit.scalar(_SMALLEST_ERF_ARGUMENT, x))
+    a = emit.binary("MINIMUM", raised, emit.scalar(_LARGEST_ERF_ARGUMENT, x))
     ratio = emit.binary("DIV", emit.unary("GELU", a, options=Options("GeluOptions", {"approximate": False})), a)
     positive = emit.binary("SUB", emit.binary("MUL", ratio, emit.scalar(2, x)), emit.scalar(1, x))
     return emit.run("MUL", [positive, emit.unary("SIGN", x)], emit.output(operation.outputs[0], x.layout), arithmetic("MUL"))
@@ -240,7 +242,13 @@ def _no_mask(operation: Operation) -> Refusal:
     return None if len(operation.outputs) == 1 else ("the mask output has no kernel", "read the first output only")
 
 
-@lowers("Identity", "Dropout", honours={"seed"}, objects=(_no_mask,))
+def _has_elements(operation: Operation) -> Refusal:
+    """LiteRT gives no tensor without elements back."""
+    shape = operation.outputs[0].shape
+    return (f"its output of shape {shape} has no elements", "leave this output out") if 0 in shape else None
+
+
+@lowers("Identity", "Dropout", honours={"seed"}, objects=(_no_mask, _has_elements))
 def identity(operation: Operation, emit: Emitter) -> View:
     """ONNX Identity-19, Dropout-13 at inference: the same tensor."""
     return emit.take(operation.inputs[0])

@@ -54,18 +54,19 @@ def bias_scale(operation: Operation) -> Refusal:
 @lowers(
     "Conv",
     honours=WINDOW_ATTRIBUTES | {"group"},
-    objects=(ranks(3, 4), constant_inputs(1, 2)),
-    integer=(symmetric_weights(0), bias_scale),
+    objects=(ranks(3, 4),),
+    integer=(constant_inputs(1, 2), symmetric_weights(0), bias_scale),
 )
 def convolution(operation: Operation, emit: Emitter) -> View:
     """ONNX Conv-11 -> CONV_2D with filters (O, kh, kw, I / group), or DEPTHWISE_CONV_2D with filters (1, kh, kw, O).
 
     Padding is SAME only where TFLite splits it as the hub does, else written out. Groups stay one CONV_2D: its kernels know them. A
-    dynamic one keeps its filters as codes: a hybrid kernel, for which XNNPACK ranges each image as a whole (qd8).
+    dynamic one keeps its filters as codes: a hybrid kernel, for which XNNPACK ranges each image as a whole (qd8). Filters of run time go
+    to the builtin kernel.
     """
     operation = with_codes_of_channels(operation, 0)
     weight = operation.inputs[1]
-    assert weight is not None and weight.constant is not None
+    assert weight is not None
     window = Window.of(operation, weight.shape[2:])
     x = as_image(emit.take(operation.inputs[0]), emit)
     if not (window.is_valid or window.is_tflite_same):
@@ -82,7 +83,10 @@ def convolution(operation: Operation, emit: Emitter) -> View:
 
 def _filters(operation: Operation, emit: Emitter, weight: Operand, window: Window, is_depthwise: bool) -> View:
     """(O, I, kh, kw) -> (O, kh, kw, I), or (O, 1, kh, kw) -> (1, kh, kw, O); a scale for each O either way."""
-    assert weight.constant is not None
+    if weight.constant is None:
+        moving = emit.reshaped(emit.take(weight), (*weight.shape[:2], *window.kernel))
+        held = emit.ordered(moving, (1, 2, 3, 0) if is_depthwise else (0, 2, 3, 1))
+        return View(held.tensor, Layout.plain(held.stored))
     square = weight.constant.reshape(*weight.shape[:2], *window.kernel)
     data = square.transpose(1, 2, 3, 0) if is_depthwise else square.transpose(0, 2, 3, 1)
     axis = 3 if is_depthwise else 0
@@ -114,6 +118,8 @@ def per_channel(encoding: Encoding, channels: int) -> Encoding:
 def bias_of(operation: Operation, emit: Emitter, channels: int) -> View:
     """The bias of (channels,): the hub's codes or reals, zeros where it has none, since XNNPACK takes none without."""
     bias = operation.inputs[2] if len(operation.inputs) > 2 else None
+    if bias is not None and bias.constant is None:
+        return emit.plain(emit.take(bias))
     if not is_integer(operation):
         real = np.zeros(channels, np.float32) if bias is None else np.broadcast_to(bias.real().ravel(), (channels,))
         return emit.constant("bias" if bias is None else bias.name, real)

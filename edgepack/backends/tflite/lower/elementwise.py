@@ -11,7 +11,7 @@ import numpy as np
 from edgepack.backends.tflite.emit import ACTIVATIONS, Emitter, arithmetic, stored_dtype
 from edgepack.backends.tflite.layout import Layout
 from edgepack.backends.tflite.program import Options, View
-from edgepack.backends.tflite.table import Refusal, attribute_is, equal_encodings, lowers
+from edgepack.backends.tflite.table import Refusal, equal_encodings, lowers
 from edgepack.quantize.fold import Operand, Operation
 
 
@@ -49,6 +49,7 @@ _OPTIONS = {
     "LOGICAL_OR": Options("LogicalOrOptions"),
     "SELECT_V2": Options("SelectV2Options"),
     "FLOOR_MOD": Options("FloorModOptions"),
+    "NOT_EQUAL": Options("NotEqualOptions"),
 }
 
 
@@ -174,12 +175,6 @@ def comparison(operation: Operation, emit: Emitter) -> View:
 def where(operation: Operation, emit: Emitter) -> View:
     """ONNX Where-16 -> SELECT_V2."""
     return broadcast("SELECT_V2", operation, emit, operation.inputs)
-
-
-@lowers("Mod", honours={"fmod"}, objects=(attribute_is("fmod", 0),))
-def mod(operation: Operation, emit: Emitter) -> View:
-    """ONNX Mod-13 with fmod 0 (the divisor's sign) -> FLOOR_MOD."""
-    return broadcast("FLOOR_MOD", operation, emit, operation.inputs)
 
 
 def concatenated(views: Sequence[View], axis: int, output: View, emit: Emitter) -> View:

@@ -88,13 +88,23 @@ def reduce_l2(operation: Operation, emit: Emitter) -> View:
     return emit.unary("SQRT", reduced("SUM", operation, emit, squared, axes, bool(operation.attributes.get("keepdims", 1))))
 
 
-@lowers("ArgMax", honours={"axis", "keepdims", "select_last_index"}, objects=(attribute_is("select_last_index", 0), _is_float))
+def _not_bool(operation: Operation) -> Refusal:
+    source = operation.inputs[0]
+    assert source is not None
+    return None if source.dtype != "bool" else (f"{operation.op_type} of bool has no kernel", "cast to int32 first")
+
+
+_EXTREMES = {"ArgMax": ("ARG_MAX", "ArgMaxOptions"), "ArgMin": ("ARG_MIN", "ArgMinOptions")}
+
+
+@lowers(*_EXTREMES, honours={"axis", "keepdims", "select_last_index"}, objects=(attribute_is("select_last_index", 0), _not_bool))
 def arg_max(operation: Operation, emit: Emitter) -> View:
-    """ONNX ArgMax-13 -> ARG_MAX, which drops the axis, and a RESHAPE where the hub keeps it."""
+    """ONNX ArgMax-13, ArgMin-13 -> ARG_MAX, ARG_MIN, which drop the axis, and a RESHAPE where the hub keeps it."""
+    kernel, table = _EXTREMES[operation.op_type]
     x, result = emit.take(operation.inputs[0]), operation.outputs[0]
     x = emit.plain(x) if x.layout.merged else x
     axis = int(operation.attributes.get("axis", 0)) % len(x.shape)
     output = emit.output(result, x.layout.without((axis,)))
     fields = {"outputType": output.tensor.dtype}
-    found = emit.run("ARG_MAX", [x, emit.indices("axis", x.layout.position(axis))], output, Options("ArgMaxOptions", fields))
+    found = emit.run(kernel, [x, emit.indices("axis", x.layout.position(axis))], output, Options(table, fields))
     return emit.reshaped(found, result.shape)
