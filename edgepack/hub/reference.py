@@ -77,6 +77,7 @@ def _evaluator(model: onnx.ModelProto) -> Any:
     from onnx.reference import ReferenceEvaluator
 
     own = [_grouped_conv_transpose(), _inference_batch_normalization(), _cropping_pad(), *_pools(), _global_lp_pool(), _global_max_pool()]
+    own += [_gather_elements()]
     return ReferenceEvaluator(_promote(model), new_ops=own)
 
 
@@ -196,6 +197,18 @@ def _global_lp_pool() -> Any:
             return (np.asarray(total ** (1 / p), x.dtype),)
 
     return GlobalLpPool
+
+
+def _gather_elements() -> Any:
+    """GatherElements by ONNX GatherElements-13: onnx 1.23's own stops where an index is shorter than the data along another axis."""
+    from onnx.reference.op_run import OpRun
+
+    class GatherElements(OpRun):
+        def _run(self, data: Any, indices: Any, axis: Any = 0) -> Any:
+            cut = tuple(slice(None) if at == axis % data.ndim else slice(size) for at, size in enumerate(indices.shape))
+            return (np.take_along_axis(data[cut], indices, axis),)
+
+    return GatherElements
 
 
 def _window_geometry(sizes: Any, kernel: Any, options: Mapping[str, Any]) -> tuple[list[int], list[int], list[int], list[int], list[int]]:

@@ -500,6 +500,76 @@ def _gather(b: Builder, operator: str) -> object:
     return b.add(operator, [x, chosen or b.input(indices.astype(np.int32))], axis=axis if axis or b.chance(0.5) else None)
 
 
+def _places(b: Builder, indices: Any) -> Value:
+    """Indices known or computed at run time."""
+    known = b.quantizable or b.chance(0.5) or len(b.inputs) > 2
+    return b.constant(indices, b.one_of((np.int64, np.int32))) if known else b.input(np.asarray(indices, np.int32))
+
+
+@draws("GatherElements")
+def _gather_elements(b: Builder, operator: str) -> object:
+    x = _any(b)
+    axis = b.axis(x.rank)
+    shape = [b.whole(1, size) for size in x.shape]
+    shape[axis] = b.whole(1, 6)
+    return b.add(
+        operator, [x, _places(b, b.random.integers(-x.shape[axis], x.shape[axis], shape))], axis=axis if axis or b.chance(0.5) else None
+    )
+
+
+def _vectors(b: Builder, sizes: Sequence[int], count: int, repeats: bool) -> Any:
+    """(count, len(sizes)) places, some from the end; different ones unless ``repeats``."""
+    total = int(np.prod(sizes))
+    flat = b.random.integers(0, total, count) if repeats else b.random.permutation(total)[:count]
+    places = np.stack(np.unravel_index(flat, tuple(sizes)), axis=-1)
+    return np.where(b.random.random(places.shape) < 0.3, places - np.asarray(sizes), places)
+
+
+@draws("GatherND")
+def _gather_nd(b: Builder, operator: str) -> object:
+    x = _any(b, (2, 3, 4))
+    batch = b.one_of((0, 0, 1))
+    taken = b.whole(1, x.rank - batch)
+    count = b.whole(1, 5)
+    vectors = _vectors(b, x.shape[batch : batch + taken], x.shape[0] * count if batch else count, True)
+    shape = (x.shape[0], count, taken) if batch else b.one_of(((count, taken), (1, count, taken)))
+    return b.add(operator, [x, _places(b, vectors.reshape(shape))], batch_dims=batch or None)
+
+
+@draws("ScatterND")
+def _scatter_nd(b: Builder, operator: str) -> object:
+    x, reduction = _any(b, (1, 2, 3, 4)), b.one_of((None, None, "add", "mul", "max", "min"))
+    taken = b.whole(1, x.rank)
+    sizes = x.shape[:taken]
+    vectors = _vectors(b, sizes, min(b.whole(1, 5), int(np.prod(sizes))), reduction is not None)
+    updates = b.fresh((len(vectors), *x.shape[taken:]), x.array.dtype)
+    indices = _places(b, vectors)
+    # onnxruntime's scatter takes int64 alone.
+    indices = indices if indices.array.dtype == np.int64 else b.add("Cast", [indices], to=7)[0]
+    return b.add(operator, [x, indices, updates], reduction=reduction if x.array.dtype != np.bool_ else None)
+
+
+@draws("ScatterElements")
+def _scatter_elements(b: Builder, operator: str) -> object:
+    x, reduction = _any(b, (1, 2, 3, 4)), b.one_of((None, None, "add", "mul", "max", "min"))
+    axis = b.axis(x.rank)
+    shape = [size if b.chance(0.5) else b.whole(1, size) for size in x.shape]
+    size = x.shape[axis]
+    order = np.argsort(b.random.random((*shape[: axis % x.rank], size, *shape[axis % x.rank + 1 :])), axis=axis)
+    indices = np.take(order, range(shape[axis]), axis=axis)
+    indices = indices if reduction is None else b.random.integers(-size, size, shape)
+    updates = b.fresh(shape, x.array.dtype)
+    return b.add(operator, [x, _places(b, indices), updates], axis=axis, reduction=reduction if x.array.dtype != np.bool_ else None)
+
+
+@draws("OneHot")
+def _one_hot(b: Builder, operator: str) -> object:
+    depth = b.whole(1, 6)
+    indices = b.input(b.random.integers(-depth - 1, depth + 2, b.shape(b.whole(1, 3))).astype(np.int64)) if len(b.inputs) < 3 else None
+    values = b.constant(b.one_of(([0.0, 1.0], [-1.0, 2.5])))
+    return indices and b.add(operator, [indices, b.constant(depth, np.int64), values], axis=b.one_of((None, 0, -1)))
+
+
 @draws("DepthToSpace", "SpaceToDepth")
 def _blocks(b: Builder, operator: str) -> object:
     block = b.whole(1, 3)

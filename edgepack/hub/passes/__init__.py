@@ -36,6 +36,7 @@ def sequence() -> list[Rewrite]:
         Rewrite("inline functions", structure.inline, ensures=structure.no_functions),
         Rewrite("embed constants", structure.embed_constants, ensures=structure.no_constant_nodes),
         Rewrite("whole windows", pools.whole_windows),
+        Rewrite("scatter by rows", structure.scatter_by_rows),
         Rewrite("fold constants", structure.fold_constants, structure.no_functions),
         Rewrite("fold patterns", layers.fold_patterns, ensures=layers.no_batch_norm_after_linear),
         Rewrite("normalize Gemm", layers.normalize_gemm, ensures=layers.gemms_are_plain),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgepack.hub.graph import OPSET, HubError, attribute, label
-from edgepack.hub.passes.editing import fingerprint, run_passes, set_attributes
+from edgepack.hub.passes import indices
+from edgepack.hub.passes.editing import fingerprint, respelled, run_passes, set_attributes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,6 +54,17 @@ def fold_constants(model: ir.Model) -> bool:
     _restore_inputs(model, names)
     embed_constants(model)
     return fingerprint(model) != before
+
+
+def scatter_by_rows(model: ir.Model) -> bool:
+    """A ScatterND with a reduction that the optimizer would mistake for a copy; what its indices are may show once they are folded."""
+    from onnxscript import optimizer
+
+    if not any(node.op_type == "ScatterND" and attribute(node, "reduction", "none") != "none" for node in model.graph):
+        return False
+    optimizer.fold_constants(model)
+    embed_constants(model)
+    return respelled(model, indices.LEADING)
 
 
 def share_and_drop(model: ir.Model) -> bool:

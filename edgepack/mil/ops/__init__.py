@@ -11,6 +11,7 @@ from edgepack.mil.ops import (
     quantization,
     reduction,
     resize,
+    scatter,
     shape,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "quantization",
     "reduction",
     "resize",
+    "scatter",
     "shape",
 ]

@@ -4,6 +4,7 @@ from edgepack.backends.coreml.lower import (
     activation,
     convolution,
     elementwise,
+    indices,
     matmul,
     normalization,
     pooling,
@@ -13,4 +14,16 @@ from edgepack.backends.coreml.lower import (
     shape,
 )
 
-__all__ = ["activation", "convolution", "elementwise", "matmul", "normalization", "pooling", "quantization", "reduce", "resize", "shape"]
+__all__ = [
+    "activation",
+    "convolution",
+    "elementwise",
+    "indices",
+    "matmul",
+    "normalization",
+    "pooling",
+    "quantization",
+    "reduce",
+    "resize",
+    "shape",
+]

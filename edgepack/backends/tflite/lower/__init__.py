@@ -11,6 +11,7 @@ from edgepack.backends.tflite.lower import (
     quantization,
     reduce,
     resize,
+    scatter,
     selection,
     shape,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "quantization",
     "reduce",
     "resize",
+    "scatter",
     "selection",
     "shape",
 ]
