@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgepack.hub.passes import elementwise, layers, normalization, pads, pools, reductions, shapes, structure
+from edgepack.hub.passes import declared, elementwise, layers, normalization, pads, pools, reductions, shapes, structure
 from edgepack.hub.passes.contract import Outcome, Rewrite
 from edgepack.hub.passes.editing import Spellers, respelled
 from edgepack.hub.passes.structure import drop_unused
@@ -35,6 +35,7 @@ def sequence() -> list[Rewrite]:
         Rewrite("name nodes", structure.name_nodes),
         Rewrite("inline functions", structure.inline, ensures=structure.no_functions),
         Rewrite("embed constants", structure.embed_constants, ensures=structure.no_constant_nodes),
+        Rewrite("declared shapes", declared.resolve),
         Rewrite("whole windows", pools.whole_windows),
         Rewrite("scatter by rows", structure.scatter_by_rows),
         Rewrite("fold constants", structure.fold_constants, structure.no_functions),
