@@ -62,7 +62,7 @@ def test_the_extreme_of_booleans_is_that_of_numbers(operator: str) -> None:
 
 
 def test_a_reduction_over_axes_of_run_time_keeps_its_name_for_a_refusal() -> None:
-    proto = model([node("ReduceL1", ["x", "a"], ["y"])], IMAGE | {"a": [1]}, Y, types={"a": TensorProto.INT64})
+    proto = model([node("ReduceL1", ["x", "a"], ["y"])], IMAGE | {"a": [1]}, {"y": ["n", "c", "h", "w"]}, types={"a": TensorProto.INT64})
     form, _ = canonical(proto, {"x": normal(*IMAGE["x"]), "a": np.asarray([3])})
     assert operators(form) == ["ReduceL1"]
 
