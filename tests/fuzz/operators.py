@@ -570,6 +570,22 @@ def _one_hot(b: Builder, operator: str) -> object:
     return indices and b.add(operator, [indices, b.constant(depth, np.int64), values], axis=b.one_of((None, 0, -1)))
 
 
+@draws("GridSample")
+def _grid_sample(b: Builder, operator: str) -> object:
+    spatial = b.one_of((2, 2, 3))
+    x = b.tensor((spatial + 2,))
+    points = b.shape(spatial)
+    # Most within the image, some far beyond; none where a rounding decides which pixel is read.
+    grid = b.random.uniform(-1.6, 1.6, (x.shape[0], *points, spatial)).astype(np.float32)
+    mode = b.one_of(("nearest", "linear", "linear", "cubic")) if spatial == 2 else b.one_of(("nearest", "linear"))
+    padding, aligned = b.one_of((None, "border", "reflection")), b.one_of((None, 0, 1))
+    # onnxruntime moves both coordinates to the border where one is beyond it, which a cubic sees; onnx divides by a span of 0.
+    if (mode == "cubic" and padding == "border") or (padding == "reflection" and 1 in x.shape[2:]):
+        padding = None
+    held = {"mode": mode, "padding_mode": padding, "align_corners": aligned}
+    return b.add(operator, [x, b.input(grid) if len(b.inputs) < 3 and not b.quantizable else b.constant(grid)], **held)
+
+
 @draws("DepthToSpace", "SpaceToDepth")
 def _blocks(b: Builder, operator: str) -> object:
     block = b.whole(1, 3)

@@ -11,6 +11,7 @@ from edgepack.mil.ops import (
     quantization,
     reduction,
     resize,
+    sample,
     scatter,
     shape,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "quantization",
     "reduction",
     "resize",
+    "sample",
     "scatter",
     "shape",
 ]

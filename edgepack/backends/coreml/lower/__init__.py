@@ -11,6 +11,7 @@ from edgepack.backends.coreml.lower import (
     quantization,
     reduce,
     resize,
+    sampling,
     shape,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "quantization",
     "reduce",
     "resize",
+    "sampling",
     "shape",
 ]
