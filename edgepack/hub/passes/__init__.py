@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgepack.hub.passes import declared, elementwise, layers, normalization, pads, pools, reductions, shapes, structure
+from edgepack.hub.passes import declared, elementwise, geometry, layers, normalization, pads, pools, reductions, shapes, structure
 from edgepack.hub.passes.contract import Outcome, Rewrite
 from edgepack.hub.passes.editing import Spellers, respelled
 from edgepack.hub.passes.structure import drop_unused
@@ -62,6 +62,7 @@ def _spellings() -> list[Rewrite]:
         Rewrite("spell operands", _spelled(elementwise.SPELLERS)),
         Rewrite("spell reductions", _spelled(reductions.SPELLERS)),
         Rewrite("spell normalizations", _spelled(normalization.SPELLERS)),
+        Rewrite("spell geometry", _spelled(geometry.HUB)),
         Rewrite("spell pads", _spelled(shapes.PADS)),
         Rewrite("pools of volumes", _spelled(pools.VOLUMES)),
         Rewrite("spell pools", _spelled(pools.IMAGES)),
