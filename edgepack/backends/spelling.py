@@ -11,6 +11,23 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+# Why an operator is left where nodes of its kind are spelled: cause and what to do instead.
+LEFT = {
+    "AffineGrid": ("its size comes in at run time", "give the size as a constant"),
+    "CenterCropPad": ("its shape comes in at run time", "give the shape as a constant"),
+    "Col2Im": ("it does not hold float32, or its image or block comes in at run time", "give image_shape and block_shape as constants"),
+    "Compress": ("its condition is computed at run time, so that only a run tells how many elements remain", "compress by a constant"),
+    "DeformConv": ("it is of volumes, or reads more than 2^27 numbers at once", "use images, of fewer channels or pixels"),
+    "MaxUnpool": ("its windows overlap, it crops, or it does not hold float32", "unpool with strides no smaller than the kernel"),
+    "OneHot": ("its depth comes in at run time", "give the depth as a constant"),
+    "RoiAlign": (
+        "it takes a maximum, or as many samples as a box is large, or reads more than 2^27 numbers at once",
+        "use mode avg with a sampling_ratio of 1 or 2",
+    ),
+    "TensorScatter": ("its cache has no static shape", "pin the symbolic dimensions"),
+}
+
+
 def respell(model: ir.Model, rounds: Sequence[Spellers]) -> None:
     """Spell nodes in place, one table of spellings after the other: a later one may spell what an earlier one wrote.
 

@@ -26,7 +26,7 @@ _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 # Reshape, Transpose, Reshape through more dimensions than Core ML has, as one operation with the attributes "sizes" and "perm".
 REARRANGE = "edgepack::Rearrange"
 # What no MIL operation says, spelled with what they say.
-_SPELLINGS = ({**indices.CLASSES, **geometry.SPELLERS, **sampling.SPELLERS, **sampling.BEYOND_LINEAR},)
+_SPELLINGS = ({**indices.CLASSES, **geometry.SPELLERS, **sampling.BEYOND_LINEAR},)
 # Core ML's limit for every tensor (coremltools: builder.py and the ML Program validator).
 MAX_RANK = 5
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgepack.hub.graph import attribute, constant
+from edgepack.hub.graph import attribute, constant, dtype_name
 from edgepack.hub.passes.editing import Speller, Spelling, known_shape
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def max_unpool(node: ir.Node, spell: Spelling) -> Values | None:
     if x is None or indices is None or shape is None or (target is None and len(node.inputs) > 2):
         return None
     kernel = attribute(node, "kernel_shape")
+    if dtype_name(x) != "float32":
+        return None
     strides, pads = attribute(node, "strides") or [1] * len(kernel), attribute(node, "pads") or [0] * 2 * len(kernel)
     if any(size > stride for size, stride in zip(kernel, strides, strict=True)):
         return None
@@ -106,7 +108,7 @@ def col2im(node: ir.Node, spell: Spelling) -> Values | None:
     """ONNX Col2Im-18: every element of every block is added to the pixel that it lies on; those on the padding are left out."""
     x, shape = node.inputs[0], known_shape(node.inputs[0])
     image, block = constant(node.inputs[1]), constant(node.inputs[2])
-    if x is None or shape is None or image is None or block is None:
+    if x is None or shape is None or image is None or block is None or dtype_name(x) != "float32":
         return None
     sizes, kernel = image.tolist(), block.tolist()
     places = block_places(sizes, kernel, attribute(node, "strides"), attribute(node, "pads"), attribute(node, "dilations"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgepack.hub.graph import attribute
+from edgepack.hub.graph import attribute, constant, dtype_name
 from edgepack.hub.passes.editing import Speller, Spelling, known_shape
 
 if TYPE_CHECKING:
@@ -40,17 +40,18 @@ class Taps:
 
 
 def weighted_pixels(
-    pixels: ir.Value, begins: np.ndarray, sizes: Sequence[int], taps: Sequence[Taps], channels: int, spell: Spelling
+    pixels: ir.Value, begins: ir.Value, sizes: Sequence[int], taps: Sequence[Taps], shape: tuple[int, int], spell: Spelling
 ) -> ir.Value:
     """(points, channels): the sum over all combinations of taps of weight times pixel.
 
     Args:
         pixels: (all pixels, channels).
-        begins: (points,) where the pixels of each point's image begin.
+        begins: int64 (points,) where the pixels of each point's image begin.
         sizes: of an image, an axis each.
         taps: of all points, an axis each.
+        shape: of the result.
     """
-    count, points, axes = prod(held.count for held in taps), len(begins), len(taps)
+    (points, channels), count, axes = shape, prod(held.count for held in taps), len(taps)
 
     def spread(value: ir.Value, axis: int) -> ir.Value:
         shape = [taps[axis].count if place == axis else 1 for place in range(axes)]
@@ -59,7 +60,7 @@ def weighted_pixels(
     strides = [prod(sizes[axis + 1 :]) for axis in range(axes)]
     parts = [_times(spell("Cast", held.places, to=_INT64), stride, spell) for held, stride in zip(taps, strides, strict=True)]
     rows = reduce(lambda left, right: spell("Add", left, right), [spread(part, axis) for axis, part in enumerate(parts)])
-    rows = spell("Add", rows, spell.constant(begins, np.int64)) if begins.any() else rows
+    rows = spell("Add", rows, begins) if constant(begins) is None or np.any(constant(begins)) else rows
     found = spell("Gather", pixels, spell("Reshape", rows, spell.integers(-1)), axis=0)
     weights = [spread(held.weights, axis) for axis, held in enumerate(taps) if held.weights is not None]
     if not weights:
@@ -183,8 +184,8 @@ def grid_sample(node: ir.Node, spell: Spelling) -> Values | None:
     for axis, size in enumerate(sizes):
         along = spell("Gather", columns, spell.constant(len(sizes) - 1 - axis, np.int64), axis=1)
         taps.append(Axis(spell, size, mode, padding, aligned).taps(spell("Reshape", along, spell.integers(1, points))))
-    begins = np.repeat(np.arange(shape[0]) * prod(sizes), points // shape[0])
-    rows = weighted_pixels(pixels_of(x, shape, spell), begins, sizes, taps, shape[1], spell)
+    begins = spell.integers(*np.repeat(np.arange(shape[0]) * prod(sizes), points // shape[0]))
+    rows = weighted_pixels(pixels_of(x, shape, spell), begins, sizes, taps, (points, shape[1]), spell)
     return [image_of(rows, shape[0], shape[1], given[1:-1], spell)]
 
 
@@ -200,5 +201,118 @@ def grid_sample_beyond_linear(node: ir.Node, spell: Spelling) -> Values | None:
 
 _IMAGE = 4
 
-SPELLERS: dict[str, Speller] = {"GridSample": grid_sample}
-BEYOND_LINEAR: dict[str, Speller] = {"GridSample": grid_sample_beyond_linear}
+
+def _tent(at: ir.Value, size: int, spell: Spelling, outside: float | None) -> Taps:
+    """The two pixels around coordinates (1, points); those beyond the image are the outermost, or weigh nothing where ``outside`` is.
+
+    Args:
+        outside: None for zeros beyond the image; else how far beyond it a point still reads the outermost pixel, and none further on.
+    """
+
+    def number(value: float) -> ir.Value:
+        return spell.constant(value, np.float32)
+
+    first, last = number(0), number(size - 1)
+    held = at if outside is None else spell("Clip", at, first, last)
+    places = spell("Add", spell("Floor", held), spell.constant([[0], [1]], np.float32))
+    weights = spell("Sub", number(1), spell("Abs", spell("Sub", held, places)))
+    inner = spell("Clip", places, first, last)
+    if outside is None:
+        fits = spell("Equal", inner, places)
+    else:
+        fits = spell("And", spell("GreaterOrEqual", at, number(-outside)), spell("LessOrEqual", at, number(size - 1 + outside)))
+    return Taps(inner, spell("Mul", weights, spell("Cast", fits, to=_FLOAT)), 2)
+
+
+# More numbers than this at once, and gathering pixels takes a phone's memory: 2^27 are half a gigabyte.
+_MOST_NUMBERS = 2**27
+
+
+def roi_align(node: ir.Node, spell: Spelling) -> Values | None:
+    """ONNX RoiAlign-16, averages of a known number of samples a bin; other forms have sizes that only a run tells, or another mean."""
+    x, rois, images = node.inputs[:3]
+    shape, boxes, samples = known_shape(x), known_shape(rois), attribute(node, "sampling_ratio", 0)
+    if x is None or rois is None or images is None or shape is None or boxes is None:
+        return None
+    bins = [attribute(node, "output_height", 1), attribute(node, "output_width", 1)]
+    points = boxes[0] * prod(bins) * samples**2
+    if samples < 1 or attribute(node, "mode", "avg") != "avg" or 4 * points * shape[1] > _MOST_NUMBERS:
+        return None
+    taps = []
+    for axis in range(2):
+        along = _samples_along(node, rois, axis, bins[axis], samples, boxes[0], spell)
+        spread = [boxes[0], 1, 1, 1, 1]
+        spread[1 + 2 * axis : 3 + 2 * axis] = [bins[axis], samples]
+        whole = spell(
+            "Expand", spell("Reshape", along, spell.integers(*spread)), spell.integers(boxes[0], bins[0], samples, bins[1], samples)
+        )
+        taps.append(_tent(spell("Reshape", whole, spell.integers(1, points)), shape[2 + axis], spell, 1.0))
+    number = spell("Cast", images, to=_INT64) if dtype_name(images) != "int64" else images
+    starts = spell("Mul", spell("Reshape", number, spell.integers(boxes[0], 1)), spell.integers(prod(shape[2:])))
+    begins = spell("Reshape", spell("Expand", starts, spell.integers(boxes[0], points // boxes[0])), spell.integers(-1))
+    rows = weighted_pixels(pixels_of(x, shape, spell), begins, shape[2:], taps, (points, shape[1]), spell)
+    # Rank 5 at most: boxes and rows of bins are one axis.
+    split = spell("Reshape", rows, spell.integers(boxes[0] * bins[0], samples, bins[1], samples, shape[1]))
+    means = spell("ReduceMean", split, spell.integers(1, 3), keepdims=0)
+    return [image_of(means, boxes[0], shape[1], bins, spell)]
+
+
+def _samples_along(node: ir.Node, rois: ir.Value, axis: int, bins: int, samples: int, count: int, spell: Spelling) -> ir.Value:
+    """(boxes, bins * samples) where each box is read along y (0) or x (1)."""
+    half = attribute(node, "coordinate_transformation_mode", "half_pixel") == "half_pixel"
+    ends = []
+    for column in (1 - axis, 3 - axis):
+        end = spell(
+            "Mul", spell("Gather", rois, spell.integers(column), axis=1), spell.constant(attribute(node, "spatial_scale", 1.0), np.float32)
+        )
+        ends.append(spell("Sub", end, spell.constant(0.5, np.float32)) if half else end)
+    length = spell("Sub", ends[1], ends[0])
+    length = length if half else spell("Max", length, spell.constant(1, np.float32))
+    parts = ((np.arange(bins)[:, None] + (np.arange(samples) + 0.5) / samples) / bins).reshape(1, -1)
+    return spell("Add", ends[0], spell("Mul", length, spell.constant(parts, np.float32)))
+
+
+def deform_conv(node: ir.Node, spell: Spelling) -> Values | None:
+    """ONNX DeformConv-22 of images: pixels read beside the kernel's own places by the offsets, then a product with the weights."""
+    x, weights, offsets = node.inputs[:3]
+    bias, mask = [*node.inputs[3:5], None, None][:2]
+    shape, kernel_shape, moved = known_shape(x), known_shape(weights), known_shape(offsets)
+    if x is None or weights is None or offsets is None or shape is None or kernel_shape is None or moved is None or len(shape) != _IMAGE:
+        return None
+    images, channels, kernel, out = shape[0], shape[1], kernel_shape[2:], moved[2:]
+    groups, parts, area, taps_ = attribute(node, "group", 1), attribute(node, "offset_group", 1), prod(out), prod(kernel)
+    points = images * parts * taps_ * area
+    if 4 * points * channels // parts > _MOST_NUMBERS:
+        return None
+    split = spell("Reshape", offsets, spell.integers(images * parts, taps_, 2, area))
+    taps = []
+    for axis in range(2):
+        home = _homes(node, axis, kernel, out).reshape(1, taps_, area)
+        offset = spell("Gather", split, spell.constant(axis, np.int64), axis=2)
+        at = spell("Reshape", spell("Add", offset, spell.constant(home, np.float32)), spell.integers(1, points))
+        taps.append(_tent(at, shape[2 + axis], spell, None))
+    begins = spell.integers(*np.repeat(np.arange(images * parts) * prod(shape[2:]), taps_ * area))
+    grouped = (images * parts, channels // parts, *shape[2:])
+    pixels = pixels_of(spell("Reshape", x, spell.integers(*grouped)), grouped, spell)
+    rows = weighted_pixels(pixels, begins, shape[2:], taps, (points, grouped[1]), spell)
+    if mask is not None:
+        rows = spell("Mul", rows, spell("Reshape", mask, spell.integers(points, 1)))
+    # (images * parts, taps, area, channels of a part) -> a column of channels and taps for each place of the output.
+    columns = spell("Transpose", spell("Reshape", rows, spell.integers(images * parts, taps_, area, grouped[1])), perm=[0, 3, 1, 2])
+    columns = spell("Reshape", columns, spell.integers(images, groups, channels // groups * taps_, area))
+    matrix = spell("Reshape", weights, spell.integers(1, groups, kernel_shape[0] // groups, channels // groups * taps_))
+    result = spell("Reshape", spell("MatMul", matrix, columns), spell.integers(images, kernel_shape[0], *out))
+    return [result if bias is None else spell("Add", result, spell("Reshape", bias, spell.integers(1, -1, 1, 1)))]
+
+
+def _homes(node: ir.Node, axis: int, kernel: Sequence[int], out: Sequence[int]) -> np.ndarray:
+    """(*kernel, *out) where an element of the kernel reads along an axis when its offset is 0."""
+    stride, dilation = ((attribute(node, name) or [1, 1])[axis] for name in ("strides", "dilations"))
+    before = (attribute(node, "pads") or [0] * 4)[axis]
+    grid = np.indices((*kernel, *out))
+    return np.asarray(grid[axis] * dilation + grid[axis + 2] * stride - before)
+
+
+REGIONS: dict[str, Speller] = {"RoiAlign": roi_align, "DeformConv": deform_conv}
+SPELLERS: dict[str, Speller] = {"GridSample": grid_sample, **REGIONS}
+BEYOND_LINEAR: dict[str, Speller] = {"GridSample": grid_sample_beyond_linear, **REGIONS}
