@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.errors import one_line
-from edgepack.hub import passes
+from edgepack.hub import later, passes
 from edgepack.hub.graph import OPSET, HubError
 from edgepack.hub.reference import Float64Run
 
@@ -61,7 +61,7 @@ def canonicalize(captured: onnx.ModelProto, feed: Feed) -> Canonical:
     import onnx_ir as ir
 
     _refuse_foreign(captured)
-    converted = at_opset(captured)
+    converted = at_opset(later.spelled(captured))
     model = ir.from_proto(converted)
     _refuse_leftovers(model)
     check = _Check(captured, feed)
