@@ -78,7 +78,7 @@ def _evaluator(model: onnx.ModelProto) -> Any:
     from onnx.reference import ReferenceEvaluator
 
     own = [_grouped_conv_transpose(), _inference_batch_normalization(), _cropping_pad(), *_pools(), _global_lp_pool(), _global_max_pool()]
-    own += [_gather_elements(), _grid_sample()]
+    own += [_gather_elements(), _grid_sample(), _affine_grid()]
     return ReferenceEvaluator(_promote(model), new_ops=own)
 
 
@@ -231,6 +231,21 @@ def _grid_sample() -> Any:
             return (np.moveaxis(total, -1, 1),)
 
     return GridSample
+
+
+def _affine_grid() -> Any:
+    """AffineGrid by onnx, in the type of its matrices: onnx 1.23's own rounds to float32, which then meets float64."""
+    from onnx.reference.op_run import OpRun
+    from onnx.reference.ops import op_affine_grid
+
+    points_of: Any = op_affine_grid.construct_original_grid
+
+    class AffineGrid(OpRun):
+        def _run(self, theta: Any, size: Any, align_corners: Any = None) -> Any:
+            points = points_of(size[2:], align_corners or 0)
+            return (np.asarray(np.einsum("...h,ndh->n...d", points, theta), theta.dtype),)
+
+    return AffineGrid
 
 
 def _axis_taps(at: Any, size: int, kind: str, padding: str, aligned: bool) -> list[tuple[Any, Any]]:

@@ -586,6 +586,82 @@ def _grid_sample(b: Builder, operator: str) -> object:
     return b.add(operator, [x, b.input(grid) if len(b.inputs) < 3 and not b.quantizable else b.constant(grid)], **held)
 
 
+@draws("ReverseSequence")
+def _reverse_sequence(b: Builder, operator: str) -> object:
+    x = b.tensor((2, 3, 4))
+    time = b.one_of((0, 1))
+    lengths = b.random.integers(1, x.shape[time] + 1, x.shape[1 - time])
+    held = b.constant(lengths, np.int64) if b.quantizable or b.chance(0.5) or len(b.inputs) > 2 else b.input(lengths.astype(np.int64))
+    return b.add(operator, [x, held], time_axis=time, batch_axis=1 - time)
+
+
+@draws("Compress")
+def _compress(b: Builder, operator: str) -> object:
+    x = _any(b)
+    axis = b.one_of((None, b.axis(x.rank)))
+    condition = b.random.random(x.array.size if axis is None else x.shape[axis]) < 0.6
+    return condition.any() and b.add(operator, [x, b.constant(condition, np.bool_)], axis=axis)
+
+
+@draws("CenterCropPad")
+def _center_crop_pad(b: Builder, operator: str) -> object:
+    x = b.tensor((2, 3, 4))
+    axes = sorted(b.some_of(range(x.rank), 1, x.rank))
+    sizes = [max(1, x.shape[axis] + b.whole(-3, 3)) for axis in axes]
+    return b.add(operator, [x, b.constant(sizes, np.int64)], axes=axes)
+
+
+@draws("AffineGrid")
+def _affine_grid(b: Builder, operator: str) -> object:
+    spatial = b.one_of((2, 3))
+    theta = b.fresh((2, spatial, spatial + 1))
+    sizes = [2, 3, *(b.whole(2, 5) for _ in range(spatial))]
+    return b.add(operator, [theta, b.constant(sizes, np.int64)], align_corners=b.one_of((None, 1)))
+
+
+@draws("Col2Im")
+def _col2im(b: Builder, operator: str) -> object:
+    image, block, strides, gaps = ([b.whole(low, high) for _ in range(2)] for low, high in ((4, 7), (1, 3), (1, 2), (1, 2)))
+    pads = [b.whole(0, 1) for _ in range(4)]
+    extent = [(size - 1) * gap + 1 for size, gap in zip(block, gaps, strict=True)]
+    counts = [(size + pads[at] + pads[at + 2] - extent[at]) // strides[at] + 1 for at, size in enumerate(image)]
+    if min(counts) < 1:
+        return None
+    x = b.fresh((b.whole(1, 2), b.whole(1, 3) * block[0] * block[1], counts[0] * counts[1]))
+    sizes = [b.constant(image, np.int64), b.constant(block, np.int64)]
+    return b.add(operator, [x, *sizes], strides=strides, pads=pads, dilations=gaps)
+
+
+@draws("RoiAlign")
+def _roi_align(b: Builder, operator: str) -> object:
+    x = b.tensor((4,))
+    corners = b.random.uniform(-2, 9, (3, 2))
+    boxes = np.concatenate([corners, corners + b.random.uniform(0.5, 6, (3, 2))], axis=1).astype(np.float32)
+    images = b.constant(b.random.integers(0, x.shape[0], 3), np.int64)
+    held = b.constant(boxes) if b.quantizable or len(b.inputs) > 2 else b.input(boxes)
+    mode = b.one_of((None, "output_half_pixel"))
+    size = {"output_height": b.whole(1, 3), "output_width": b.whole(1, 3), "sampling_ratio": b.whole(1, 2), "spatial_scale": 0.5}
+    return b.add(operator, [x, held, images], coordinate_transformation_mode=mode, **size)
+
+
+@draws("ConvOfComputedWeights")
+def _conv_of_computed_weights(b: Builder, operator: str) -> object:
+    """Weights that come in at run time, and volumes."""
+    spatial, group = b.one_of((1, 2, 3)), b.one_of((1, 1, 2))
+    channels, outputs = group * b.whole(1, 2), group * b.whole(1, 2)
+    kernel = [b.whole(1, 3) for _ in range(spatial)]
+    held = {name: [b.whole(1, 2) for _ in range(spatial)] for name in ("strides", "dilations")}
+    held["pads"] = [b.whole(0, 1) for _ in range(2 * spatial)]
+    transposed = b.chance(0.5)
+    shape = (channels, outputs // group) if transposed else (outputs, channels // group)
+    weights = b.normal((*shape, *kernel), 0.5)
+    x = b.fresh((b.whole(1, 2), channels, *(b.whole(3, 6) for _ in range(spatial))))
+    known = b.quantizable or b.chance(0.4) or len(b.inputs) > 2
+    inputs = [x, b.constant(weights) if known else b.input(weights)]
+    bias = [b.constant(b.normal((outputs,)))] if b.chance(0.5) else []
+    return b.add("ConvTranspose" if transposed else "Conv", [*inputs, *bias], group=group, **held)
+
+
 @draws("DepthToSpace", "SpaceToDepth")
 def _blocks(b: Builder, operator: str) -> object:
     block = b.whole(1, 3)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from edgepack.backends.spelling import respell
 from edgepack.backends.table import BackendError
 from edgepack.hub.graph import attributes, constant, dtype_name, static_shape
-from edgepack.hub.passes import geometry, indices, sampling
+from edgepack.hub.passes import convolutions, geometry, indices, sampling
 from edgepack.quantize.encoding import Encoding
 from edgepack.quantize.fold import Operand, Operation, encoding_of
 
@@ -26,7 +26,7 @@ _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 # Reshape, Transpose, Reshape through more dimensions than Core ML has, as one operation with the attributes "sizes" and "perm".
 REARRANGE = "edgepack::Rearrange"
 # What no MIL operation says, spelled with what they say.
-_SPELLINGS = ({**indices.CLASSES, **geometry.SPELLERS, **sampling.BEYOND_LINEAR},)
+_SPELLINGS = ({**indices.CLASSES, **geometry.SPELLERS, **sampling.BEYOND_LINEAR, **convolutions.COMPUTED},)
 # Core ML's limit for every tensor (coremltools: builder.py and the ML Program validator).
 MAX_RANK = 5
 

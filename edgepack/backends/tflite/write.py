@@ -17,7 +17,7 @@ from edgepack.backends.tflite.metadata import NAME, metadata, with_files
 from edgepack.backends.tflite.program import Options, Program, Tensor, View
 from edgepack.backends.tflite.table import TABLE, computes_in_float
 from edgepack.hub.graph import constant, static_shape
-from edgepack.hub.passes import geometry, indices, sampling
+from edgepack.hub.passes import convolutions, geometry, indices, sampling
 from edgepack.quantize.fold import FoldedGraph, Operand, Operation, fold
 from edgepack.quantize.scheme import Scheme
 
@@ -30,7 +30,10 @@ FILE = "model.tflite"
 _SCHEMES = ("fp32", "fp16", "w8a8", "w8d8", "w8")
 
 # What no kernel says in one call, spelled with what kernels say.
-_SPELLINGS = ({**indices.CLASSES, **indices.ELEMENTS, **geometry.SPELLERS, **sampling.SPELLERS}, indices.ROWS)
+_SPELLINGS = (
+    {**indices.CLASSES, **indices.ELEMENTS, **geometry.SPELLERS, **sampling.SPELLERS, **convolutions.IMAGES_ALONE},
+    indices.ROWS,
+)
 
 _FUSING = frozenset({"Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool"})
 _FUSED_RANGES = {(0.0, 6.0): "Relu6", (-1.0, 1.0): "ReluN1To1", (0.0, None): "Relu"}

@@ -62,6 +62,7 @@ def _spellings() -> list[Rewrite]:
         Rewrite("spell operands", _spelled(elementwise.SPELLERS)),
         Rewrite("spell reductions", _spelled(reductions.SPELLERS)),
         Rewrite("spell normalizations", _spelled(normalization.SPELLERS)),
+        Rewrite("spell selections", _spelled(geometry.SELECTIONS)),
         Rewrite("spell geometry", _spelled(geometry.HUB)),
         Rewrite("spell pads", _spelled(shapes.PADS)),
         Rewrite("pools of volumes", _spelled(pools.VOLUMES)),

@@ -144,5 +144,6 @@ def block_places(
     return np.where(inside, flat, -1).reshape(-1)
 
 
-HUB: dict[str, Speller] = {"CenterCropPad": center_crop_pad, "AffineGrid": affine_grid, "Compress": compress}
+SELECTIONS: dict[str, Speller] = {"Compress": compress}
+HUB: dict[str, Speller] = {"CenterCropPad": center_crop_pad, "AffineGrid": affine_grid}
 SPELLERS: dict[str, Speller] = {"ReverseSequence": reverse_sequence, "MaxUnpool": max_unpool, "Col2Im": col2im}
