@@ -31,11 +31,18 @@ LEFT = {
 def respell(model: ir.Model, rounds: Sequence[Spellers]) -> None:
     """Spell nodes in place, one table of spellings after the other: a later one may spell what an earlier one wrote.
 
+    What the new nodes compute from constants alone is computed here.
+
     Args:
         model: static shapes; the values that spelling adds get theirs.
     """
     from onnx_ir.passes import common
+    from onnxscript import optimizer
 
+    held = {node.name for node in model.graph}
     for spellers in rounds:
         if respelled(model, spellers):
             run_passes(model, common.ShapeInferencePass())
+            optimizer.fold_constants(model, should_fold=lambda node: False if node.name in held else None)
+            lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+            run_passes(model, lift, common.RemoveUnusedNodesPass())

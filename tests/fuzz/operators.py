@@ -577,13 +577,16 @@ def _grid_sample(b: Builder, operator: str) -> object:
     points = b.shape(spatial)
     # Most within the image, some far beyond; none where a rounding decides which pixel is read.
     grid = b.random.uniform(-1.6, 1.6, (x.shape[0], *points, spatial)).astype(np.float32)
+    known = b.quantizable or len(b.inputs) > 2
+    # Coordinates of a constant are computed, and rounded, on the way: these are exact in float32.
+    grid = np.round(grid * 64) / 64 if known else grid
     mode = b.one_of(("nearest", "linear", "linear", "cubic")) if spatial == 2 else b.one_of(("nearest", "linear"))
     padding, aligned = b.one_of((None, "border", "reflection")), b.one_of((None, 0, 1))
     # onnxruntime moves both coordinates to the border where one is beyond it, which a cubic sees; onnx divides by a span of 0.
     if (mode == "cubic" and padding == "border") or (padding == "reflection" and 1 in x.shape[2:]):
         padding = None
     held = {"mode": mode, "padding_mode": padding, "align_corners": aligned}
-    return b.add(operator, [x, b.input(grid) if len(b.inputs) < 3 and not b.quantizable else b.constant(grid)], **held)
+    return b.add(operator, [x, b.constant(grid) if known else b.input(grid)], **held)
 
 
 @draws("ReverseSequence")
