@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from tests.hub.graphs import FP32, canonical, model, normal, onnxruntime_run
+from tests.hub.graphs import FP32, canonical, model, normal, onnxruntime_run, operators
 
 node = helper.make_node
 # operator, data shape, what comes in at run time, output shapes, attributes.
@@ -68,3 +68,26 @@ def test_shapes_are_carried_back_through_elementwise_operators() -> None:
     proto = model(nodes, {"x": [3, 2], "a": [1]}, {"y": [3, 1]}, types={"a": TensorProto.INT64})
     form, _ = canonical(proto, {"x": np.abs(normal(3, 2)), "a": np.asarray([1])})
     assert "a" not in reads(form)
+
+
+@pytest.mark.parametrize("start", [[1, 0], [-3, -1], [2, 1]])
+def test_a_slice_of_declared_length_begins_where_the_run_says(start: list[int]) -> None:
+    nodes = [node("Add", ["s", "length"], ["e"]), node("Slice", ["x", "s", "e", "axes"], ["y"])]
+    held = {"length": np.asarray([3, 1]), "axes": np.asarray([0, -1])}
+    proto = model(nodes, {"x": [5, 2, 3], "s": [2]}, {"y": [3, 2, 1]}, held, types={"s": TensorProto.INT64})
+    x = normal(5, 2, 3)
+    form, _ = canonical(proto, {"x": x, "s": np.asarray([1, 1])})
+    assert "Slice" not in [node.op_type for node in form.graph.node]
+    first, last = (min(max(place + size if place < 0 else place, 0), most) for place, size, most in zip(start, (5, 3), (2, 2), strict=True))
+    np.testing.assert_array_equal(onnxruntime_run(form, {"x": x, "s": np.asarray(start)})["y"], x[first : first + 3, :, last : last + 1])
+
+
+def test_a_slice_whose_steps_come_in_stays() -> None:
+    proto = model(
+        [node("Slice", ["x", "s", "e", "", "t"], ["y"])],
+        {"x": [4], "s": [1], "e": [1], "t": [1]},
+        {"y": [2]},
+        types=dict.fromkeys("set", TensorProto.INT64),
+    )
+    form, _ = canonical(proto, {"x": normal(4), "s": np.asarray([0]), "e": np.asarray([4]), "t": np.asarray([2])})
+    assert operators(form) == ["Slice"]

@@ -34,12 +34,17 @@ def resolve(model: ir.Model) -> bool:
     run_passes(model, common.ShapeInferencePass())
     _carry_back(model)
     changed = [_settle(model.graph, node) for node in nodes if node.op_type in _SETTLED]
-    return respelled(model, _RESHAPED) or any(changed)
+    return respelled(model, _RESPELLED) or any(changed)
 
 
 def _is_open(node: ir.Node) -> bool:
-    position = _SETTLED[node.op_type][0] if node.op_type in _SETTLED else 1 if node.op_type in _RESHAPED else None
-    value = node.inputs[position] if position is not None and position < len(node.inputs) else None
+    positions = (1, 2) if node.op_type == "Slice" else (_SETTLED[node.op_type][0],) if node.op_type in _SETTLED else (1,)
+    return node.op_type in {*_SETTLED, *_RESPELLED} and any(_comes_in(node, position) for position in positions)
+
+
+def _comes_in(node: ir.Node, position: int) -> bool:
+    """Whether an input is there and not known."""
+    value = node.inputs[position] if position < len(node.inputs) else None
     return value is not None and constant(value) is None
 
 
@@ -131,4 +136,26 @@ def _as_reshape(node: ir.Node, spell: Spelling) -> list[ir.Value | None] | None:
     return [spell("Reshape", node.inputs[0], spell.integers(*shape))]
 
 
-_RESHAPED: dict[str, Speller] = {"Squeeze": _as_reshape, "Unsqueeze": _as_reshape}
+def _as_gathers(node: ir.Node, spell: Spelling) -> list[ir.Value | None] | None:
+    """A Slice of steps of 1 that begins where a run says and is as long as declared: so many elements from there on, an axis each."""
+    x, starts, before, after = node.inputs[0], node.inputs[1], known_shape(node.inputs[0]), known_shape(node.outputs[0])
+    steps = constant(node.inputs[4]) if len(node.inputs) > 4 else None
+    if x is None or starts is None or before is None or after is None or 0 in after or not _is_open(node):
+        return None
+    if _comes_in(node, 3) or _comes_in(node, 4) or (steps is not None and (steps != 1).any()):
+        return None
+    axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    given = spell("Cast", starts, to=_INT64)
+    for place, axis in enumerate(range(len(before)) if axes is None else axes.tolist()):
+        size, count = before[axis], after[axis]
+        if size != count:
+            start = spell("Gather", given, spell.integers(place), axis=0)
+            from_zero = spell("Where", spell("Less", start, spell.integers(0)), spell("Add", start, spell.integers(size)), start)
+            # Nothing beyond: a start that gives the declared length lies within, once cut to the axis as Slice cuts it.
+            begin = spell("Min", spell("Max", from_zero, spell.integers(0)), spell.integers(size - count))
+            x = spell("Gather", x, spell("Add", begin, spell.integers(*range(count))), axis=axis)
+    return [x if x is not node.inputs[0] else spell("Identity", x)]
+
+
+_INT64 = 7
+_RESPELLED: dict[str, Speller] = {"Squeeze": _as_reshape, "Unsqueeze": _as_reshape, "Slice": _as_gathers}
