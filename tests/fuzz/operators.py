@@ -210,6 +210,8 @@ def _window(b: Builder, sizes: Sequence[int], pools: bool = False) -> dict[str, 
 
 @draws("Conv")
 def _conv(b: Builder, operator: str) -> object:
+    if not b.quantizable and b.chance(0.3):
+        return _conv_of_rare_form(b, False)
     x = b.tensor(_IMAGES)
     channels = x.shape[1]
     group = b.one_of([1, 1, *(g for g in range(2, channels + 1) if channels % g == 0), channels])
@@ -228,6 +230,8 @@ def _spread(b: Builder, shape: Sequence[int]) -> Any:
 
 @draws("ConvTranspose")
 def _conv_transpose(b: Builder, operator: str) -> object:
+    if not b.quantizable and b.chance(0.3):
+        return _conv_of_rare_form(b, True)
     x = b.tensor(_IMAGES)
     channels, spatial = x.shape[1], x.rank - 2
     group = b.one_of([1, 1, *(g for g in range(2, channels + 1) if channels % g == 0)])
@@ -647,15 +651,13 @@ def _roi_align(b: Builder, operator: str) -> object:
     return b.add(operator, [x, held, images], coordinate_transformation_mode=mode, **size)
 
 
-@draws("ConvOfComputedWeights")
-def _conv_of_computed_weights(b: Builder, operator: str) -> object:
+def _conv_of_rare_form(b: Builder, transposed: bool) -> object:
     """Weights that come in at run time, and volumes."""
     spatial, group = b.one_of((1, 2, 3)), b.one_of((1, 1, 2))
     channels, outputs = group * b.whole(1, 2), group * b.whole(1, 2)
     kernel = [b.whole(1, 3) for _ in range(spatial)]
     held = {name: [b.whole(1, 2) for _ in range(spatial)] for name in ("strides", "dilations")}
     held["pads"] = [b.whole(0, 1) for _ in range(2 * spatial)]
-    transposed = b.chance(0.5)
     shape = (channels, outputs // group) if transposed else (outputs, channels // group)
     weights = b.normal((*shape, *kernel), 0.5)
     x = b.fresh((b.whole(1, 2), channels, *(b.whole(3, 6) for _ in range(spatial))))
