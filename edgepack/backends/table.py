@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from edgepack.backends.spelling import LEFT
 from edgepack.errors import InputError
 from edgepack.quantize.fold import Operation
 
@@ -92,7 +93,8 @@ class OperatorTable(Generic[L]):
     def _obstacle(self, operation: Operation) -> Obstacle | None:
         rule = self._rules.get(operation.op_type)
         if rule is None:
-            return self._say(operation, "operator has no lowering", f"replace {operation.op_type} in the student, or leave this target out")
+            plain = ("operator has no lowering", f"replace {operation.op_type} in the student, or leave this target out")
+            return self._say(operation, *LEFT.get(operation.op_type, plain))
         extra = sorted(set(operation.attributes) - rule.honours)
         if extra:
             return self._say(

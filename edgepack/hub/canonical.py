@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.errors import one_line
-from edgepack.hub import functions, passes
+from edgepack.hub import functions, later, passes
 from edgepack.hub.graph import OPSET, HubError
 from edgepack.hub.opsets import at_opset
 from edgepack.hub.reference import Float64Run
@@ -59,7 +59,7 @@ def canonicalize(captured: onnx.ModelProto, feed: Feed) -> Canonical:
     import onnx_ir as ir
 
     _refuse_foreign(captured)
-    converted = functions.expanded(at_opset(captured), functions.is_said_with_others)
+    converted = functions.expanded(at_opset(later.spelled(captured)), functions.is_said_with_others)
     model = ir.from_proto(converted)
     _refuse_leftovers(model)
     check = _Check(captured, converted, feed)

@@ -56,7 +56,7 @@ def is_newer_than_hub(node: onnx.NodeProto) -> bool:
 
 
 # Operators that the hub's opset has and no backend: of little work, or of a training graph.
-_SAID_WITH_OTHERS = frozenset({"CastLike", "CenterCropPad"})
+_SAID_WITH_OTHERS = frozenset({"CastLike"})
 
 
 def is_said_with_others(node: onnx.NodeProto) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +79,7 @@ def _evaluator(model: onnx.ModelProto) -> Any:
     from onnx.reference import ReferenceEvaluator
 
     own = [_grouped_conv_transpose(), _inference_batch_normalization(), _cropping_pad(), *_pools(), _global_lp_pool(), _global_max_pool()]
+    own += [_gather_elements(), _grid_sample(), _affine_grid()]
     return ReferenceEvaluator(_promote(model), new_ops=own)
 
 
@@ -197,6 +199,83 @@ def _global_lp_pool() -> Any:
             return (np.asarray(total ** (1 / p), x.dtype),)
 
     return GlobalLpPool
+
+
+def _gather_elements() -> Any:
+    """GatherElements by ONNX GatherElements-13: onnx 1.23's own stops where an index is shorter than the data along another axis."""
+    from onnx.reference.op_run import OpRun
+
+    class GatherElements(OpRun):
+        def _run(self, data: Any, indices: Any, axis: Any = 0) -> Any:
+            cut = tuple(slice(None) if at == axis % data.ndim else slice(size) for at, size in enumerate(indices.shape))
+            return (np.take_along_axis(data[cut], indices, axis),)
+
+    return GatherElements
+
+
+def _grid_sample() -> Any:
+    """GridSample by ONNX GridSample-20 over whole arrays: onnx 1.23's own takes a point after the other, a minute for a small photo."""
+    from onnx.reference.op_run import OpRun
+
+    class GridSample(OpRun):
+        def _run(self, x: Any, grid: Any, mode: Any = None, padding_mode: Any = None, align_corners: Any = None) -> Any:
+            kind = {"bilinear": "linear", "bicubic": "cubic"}.get(mode or "linear", mode or "linear")
+            read = [
+                _axis_taps(grid[..., -1 - axis], size, kind, padding_mode or "zeros", bool(align_corners))
+                for axis, size in enumerate(x.shape[2:])
+            ]
+            last, total = np.moveaxis(x, 1, -1), np.zeros((*grid.shape[:-1], x.shape[1]), x.dtype)
+            image = np.arange(len(x)).reshape(-1, *[1] * (grid.ndim - 2))
+            for taps in product(*read):
+                weight = np.prod([held for _, held in taps], axis=0)
+                total += weight[..., None] * last[(image, *(place for place, _ in taps))]
+            return (np.moveaxis(total, -1, 1),)
+
+    return GridSample
+
+
+def _affine_grid() -> Any:
+    """AffineGrid by onnx, in the type of its matrices: onnx 1.23's own rounds to float32, which then meets float64."""
+    from onnx.reference.op_run import OpRun
+    from onnx.reference.ops import op_affine_grid
+
+    points_of: Any = op_affine_grid.construct_original_grid
+
+    class AffineGrid(OpRun):
+        def _run(self, theta: Any, size: Any, align_corners: Any = None) -> Any:
+            points = points_of(size[2:], align_corners or 0)
+            return (np.asarray(np.einsum("...h,ndh->n...d", points, theta), theta.dtype),)
+
+    return AffineGrid
+
+
+def _axis_taps(at: Any, size: int, kind: str, padding: str, aligned: bool) -> list[tuple[Any, Any]]:
+    """(pixels, weights) along one axis, for each of the pixels that a point reads."""
+    low, high = (0.0, size - 1.0) if aligned else (-0.5, size - 0.5)
+    at = low + (at + 1) / 2 * (high - low)
+    # A half is one in the precision of the coordinates: onnx rounds them to float32 before.
+    at = np.rint(at.astype(np.float32)).astype(np.float64) if kind == "nearest" else at
+    moved = np.clip(at, 0, size - 1) if padding == "border" else _mirrored(at, low, high) if padding == "reflection" else at
+    at = np.where((at < low) | (at > high), moved, at)
+    first = np.floor(at)
+    places = [first + step for step in {"nearest": (0,), "linear": (0, 1), "cubic": (-1, 0, 1, 2)}[kind]]
+    weights: dict[str, Callable[[Any], Any]] = {"nearest": np.ones_like, "linear": lambda distance: 1 - distance, "cubic": _keys}
+    held = [_mirrored(place, low, high) if padding == "reflection" else place for place in places]
+    inside = [(place >= 0) & (place < size) if padding == "zeros" else np.ones(place.shape, bool) for place in places]
+    whole = [np.clip(place, 0, size - 1).astype(np.int64) for place in held]
+    return [(index, weights[kind](np.abs(at - place)) * fits) for index, place, fits in zip(whole, places, inside, strict=True)]
+
+
+def _mirrored(at: Any, low: float, high: float) -> Any:
+    span = high - low
+    return high - np.abs(np.abs(at - low) % (2 * span) - span) if span else np.full_like(at, low)
+
+
+def _keys(distance: Any, a: float = -0.75) -> Any:
+    """Keys' cubic convolution kernel (https://doi.org/10.1109/TASSP.1981.1163711, equation 15) at distances up to 2."""
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, far)
 
 
 def _window_geometry(sizes: Any, kernel: Any, options: Mapping[str, Any]) -> tuple[list[int], list[int], list[int], list[int], list[int]]:

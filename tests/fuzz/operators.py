@@ -210,6 +210,8 @@ def _window(b: Builder, sizes: Sequence[int], pools: bool = False) -> dict[str, 
 
 @draws("Conv")
 def _conv(b: Builder, operator: str) -> object:
+    if not b.quantizable and b.chance(0.3):
+        return _conv_of_rare_form(b, False)
     x = b.tensor(_IMAGES)
     channels = x.shape[1]
     group = b.one_of([1, 1, *(g for g in range(2, channels + 1) if channels % g == 0), channels])
@@ -228,6 +230,8 @@ def _spread(b: Builder, shape: Sequence[int]) -> Any:
 
 @draws("ConvTranspose")
 def _conv_transpose(b: Builder, operator: str) -> object:
+    if not b.quantizable and b.chance(0.3):
+        return _conv_of_rare_form(b, True)
     x = b.tensor(_IMAGES)
     channels, spatial = x.shape[1], x.rank - 2
     group = b.one_of([1, 1, *(g for g in range(2, channels + 1) if channels % g == 0)])
@@ -498,6 +502,169 @@ def _gather(b: Builder, operator: str) -> object:
     indices = b.random.integers(-size, size, b.one_of(((), (1,), (3,), (2, 2), (size + 1,))))
     chosen = b.constant(indices, b.one_of((np.int64, np.int32))) if b.quantizable or b.chance(0.8) or len(b.inputs) > 2 else None
     return b.add(operator, [x, chosen or b.input(indices.astype(np.int32))], axis=axis if axis or b.chance(0.5) else None)
+
+
+def _places(b: Builder, indices: Any) -> Value:
+    """Indices known or computed at run time."""
+    known = b.quantizable or b.chance(0.5) or len(b.inputs) > 2
+    return b.constant(indices, b.one_of((np.int64, np.int32))) if known else b.input(np.asarray(indices, np.int32))
+
+
+@draws("GatherElements")
+def _gather_elements(b: Builder, operator: str) -> object:
+    x = _any(b)
+    axis = b.axis(x.rank)
+    shape = [b.whole(1, size) for size in x.shape]
+    shape[axis] = b.whole(1, 6)
+    return b.add(
+        operator, [x, _places(b, b.random.integers(-x.shape[axis], x.shape[axis], shape))], axis=axis if axis or b.chance(0.5) else None
+    )
+
+
+def _vectors(b: Builder, sizes: Sequence[int], count: int, repeats: bool) -> Any:
+    """(count, len(sizes)) places, some from the end; different ones unless ``repeats``."""
+    total = int(np.prod(sizes))
+    flat = b.random.integers(0, total, count) if repeats else b.random.permutation(total)[:count]
+    places = np.stack(np.unravel_index(flat, tuple(sizes)), axis=-1)
+    return np.where(b.random.random(places.shape) < 0.3, places - np.asarray(sizes), places)
+
+
+@draws("GatherND")
+def _gather_nd(b: Builder, operator: str) -> object:
+    x = _any(b, (2, 3, 4))
+    batch = b.one_of((0, 0, 1))
+    taken = b.whole(1, x.rank - batch)
+    count = b.whole(1, 5)
+    vectors = _vectors(b, x.shape[batch : batch + taken], x.shape[0] * count if batch else count, True)
+    shape = (x.shape[0], count, taken) if batch else b.one_of(((count, taken), (1, count, taken)))
+    return b.add(operator, [x, _places(b, vectors.reshape(shape))], batch_dims=batch or None)
+
+
+@draws("ScatterND")
+def _scatter_nd(b: Builder, operator: str) -> object:
+    x, reduction = _any(b, (1, 2, 3, 4)), b.one_of((None, None, "add", "mul", "max", "min"))
+    taken = b.whole(1, x.rank)
+    sizes = x.shape[:taken]
+    vectors = _vectors(b, sizes, min(b.whole(1, 5), int(np.prod(sizes))), reduction is not None)
+    updates = b.fresh((len(vectors), *x.shape[taken:]), x.array.dtype)
+    indices = _places(b, vectors)
+    # onnxruntime's scatter takes int64 alone.
+    indices = indices if indices.array.dtype == np.int64 else b.add("Cast", [indices], to=7)[0]
+    return b.add(operator, [x, indices, updates], reduction=reduction if x.array.dtype != np.bool_ else None)
+
+
+@draws("ScatterElements")
+def _scatter_elements(b: Builder, operator: str) -> object:
+    x, reduction = _any(b, (1, 2, 3, 4)), b.one_of((None, None, "add", "mul", "max", "min"))
+    axis = b.axis(x.rank)
+    shape = [size if b.chance(0.5) else b.whole(1, size) for size in x.shape]
+    size = x.shape[axis]
+    order = np.argsort(b.random.random((*shape[: axis % x.rank], size, *shape[axis % x.rank + 1 :])), axis=axis)
+    indices = np.take(order, range(shape[axis]), axis=axis)
+    indices = indices if reduction is None else b.random.integers(-size, size, shape)
+    updates = b.fresh(shape, x.array.dtype)
+    return b.add(operator, [x, _places(b, indices), updates], axis=axis, reduction=reduction if x.array.dtype != np.bool_ else None)
+
+
+@draws("OneHot")
+def _one_hot(b: Builder, operator: str) -> object:
+    depth = b.whole(1, 6)
+    indices = b.input(b.random.integers(-depth - 1, depth + 2, b.shape(b.whole(1, 3))).astype(np.int64)) if len(b.inputs) < 3 else None
+    values = b.constant(b.one_of(([0.0, 1.0], [-1.0, 2.5])))
+    return indices and b.add(operator, [indices, b.constant(depth, np.int64), values], axis=b.one_of((None, 0, -1)))
+
+
+@draws("GridSample")
+def _grid_sample(b: Builder, operator: str) -> object:
+    spatial = b.one_of((2, 2, 3))
+    x = b.tensor((spatial + 2,))
+    points = b.shape(spatial)
+    # Most within the image, some far beyond; none where a rounding decides which pixel is read.
+    grid = b.random.uniform(-1.6, 1.6, (x.shape[0], *points, spatial)).astype(np.float32)
+    known = b.quantizable or len(b.inputs) > 2
+    # Coordinates of a constant are computed, and rounded, on the way: these are exact in float32.
+    grid = np.round(grid * 64) / 64 if known else grid
+    mode = b.one_of(("nearest", "linear", "linear", "cubic")) if spatial == 2 else b.one_of(("nearest", "linear"))
+    padding, aligned = b.one_of((None, "border", "reflection")), b.one_of((None, 0, 1))
+    # onnxruntime moves both coordinates to the border where one is beyond it, which a cubic sees; onnx divides by a span of 0.
+    if (mode == "cubic" and padding == "border") or (padding == "reflection" and 1 in x.shape[2:]):
+        padding = None
+    held = {"mode": mode, "padding_mode": padding, "align_corners": aligned}
+    return b.add(operator, [x, b.constant(grid) if known else b.input(grid)], **held)
+
+
+@draws("ReverseSequence")
+def _reverse_sequence(b: Builder, operator: str) -> object:
+    x = b.tensor((2, 3, 4))
+    time = b.one_of((0, 1))
+    lengths = b.random.integers(1, x.shape[time] + 1, x.shape[1 - time])
+    held = b.constant(lengths, np.int64) if b.quantizable or b.chance(0.5) or len(b.inputs) > 2 else b.input(lengths.astype(np.int64))
+    return b.add(operator, [x, held], time_axis=time, batch_axis=1 - time)
+
+
+@draws("Compress")
+def _compress(b: Builder, operator: str) -> object:
+    x = _any(b)
+    axis = b.one_of((None, b.axis(x.rank)))
+    condition = b.random.random(x.array.size if axis is None else x.shape[axis]) < 0.6
+    return condition.any() and b.add(operator, [x, b.constant(condition, np.bool_)], axis=axis)
+
+
+@draws("CenterCropPad")
+def _center_crop_pad(b: Builder, operator: str) -> object:
+    x = b.tensor((2, 3, 4))
+    axes = sorted(b.some_of(range(x.rank), 1, x.rank))
+    sizes = [max(1, x.shape[axis] + b.whole(-3, 3)) for axis in axes]
+    return b.add(operator, [x, b.constant(sizes, np.int64)], axes=axes)
+
+
+@draws("AffineGrid")
+def _affine_grid(b: Builder, operator: str) -> object:
+    spatial = b.one_of((2, 3))
+    theta = b.fresh((2, spatial, spatial + 1))
+    sizes = [2, 3, *(b.whole(2, 5) for _ in range(spatial))]
+    return b.add(operator, [theta, b.constant(sizes, np.int64)], align_corners=b.one_of((None, 1)))
+
+
+@draws("Col2Im")
+def _col2im(b: Builder, operator: str) -> object:
+    image, block, strides, gaps = ([b.whole(low, high) for _ in range(2)] for low, high in ((4, 7), (1, 3), (1, 2), (1, 2)))
+    pads = [b.whole(0, 1) for _ in range(4)]
+    extent = [(size - 1) * gap + 1 for size, gap in zip(block, gaps, strict=True)]
+    counts = [(size + pads[at] + pads[at + 2] - extent[at]) // strides[at] + 1 for at, size in enumerate(image)]
+    if min(counts) < 1:
+        return None
+    x = b.fresh((b.whole(1, 2), b.whole(1, 3) * block[0] * block[1], counts[0] * counts[1]))
+    sizes = [b.constant(image, np.int64), b.constant(block, np.int64)]
+    return b.add(operator, [x, *sizes], strides=strides, pads=pads, dilations=gaps)
+
+
+@draws("RoiAlign")
+def _roi_align(b: Builder, operator: str) -> object:
+    x = b.tensor((4,))
+    corners = b.random.uniform(-2, 9, (3, 2))
+    boxes = np.concatenate([corners, corners + b.random.uniform(0.5, 6, (3, 2))], axis=1).astype(np.float32)
+    images = b.constant(b.random.integers(0, x.shape[0], 3), np.int64)
+    held = b.constant(boxes) if b.quantizable or len(b.inputs) > 2 else b.input(boxes)
+    mode = b.one_of((None, "output_half_pixel"))
+    size = {"output_height": b.whole(1, 3), "output_width": b.whole(1, 3), "sampling_ratio": b.whole(1, 2), "spatial_scale": 0.5}
+    return b.add(operator, [x, held, images], coordinate_transformation_mode=mode, **size)
+
+
+def _conv_of_rare_form(b: Builder, transposed: bool) -> object:
+    """Weights that come in at run time, and volumes."""
+    spatial, group = b.one_of((1, 2, 3)), b.one_of((1, 1, 2))
+    channels, outputs = group * b.whole(1, 2), group * b.whole(1, 2)
+    kernel = [b.whole(1, 3) for _ in range(spatial)]
+    held = {name: [b.whole(1, 2) for _ in range(spatial)] for name in ("strides", "dilations")}
+    held["pads"] = [b.whole(0, 1) for _ in range(2 * spatial)]
+    shape = (channels, outputs // group) if transposed else (outputs, channels // group)
+    weights = b.normal((*shape, *kernel), 0.5)
+    x = b.fresh((b.whole(1, 2), channels, *(b.whole(3, 6) for _ in range(spatial))))
+    known = b.quantizable or b.chance(0.4) or len(b.inputs) > 2
+    inputs = [x, b.constant(weights) if known else b.input(weights)]
+    bias = [b.constant(b.normal((outputs,)))] if b.chance(0.5) else []
+    return b.add("ConvTranspose" if transposed else "Conv", [*inputs, *bias], group=group, **held)
 
 
 @draws("DepthToSpace", "SpaceToDepth")

@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edgepack.hub.graph import HubError
 from edgepack.hub.reference import Float64Run
@@ -148,3 +149,22 @@ def test_what_cannot_be_evaluated_is_refused_with_the_reason() -> None:
     proto = model([node("Twist", ["x"], ["y"], domain="my.domain")], {"x": [1]}, {"y": None}, domains=["my.domain"])
     with pytest.raises(HubError, match=r"cannot be evaluated in float64 \(.*Twist"):
         Float64Run(proto)({"x": normal(1)})
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("aligned", [0, 1])
+def test_sampling_whole_arrays_is_onnxs_point_by_point(mode: str, padding: str, aligned: int) -> None:
+    grid = np.random.default_rng(4).uniform(-2, 2, (2, 3, 2, 2)).astype(np.float32)
+    nodes = [helper.make_node("GridSample", ["x", "g"], ["y"], mode=mode, padding_mode=padding, align_corners=aligned)]
+    proto, feed = model(nodes, {"x": [2, 2, 4, 5]}, {"y": None}, {"g": grid}), {"x": normal(2, 2, 4, 5)}
+    wanted = ReferenceEvaluator(proto).run(None, feed)[0]
+    # onnx rounds coordinates of a few pixels to float32.
+    np.testing.assert_allclose(Float64Run(proto)(feed)["y"], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_elements_are_gathered_by_indices_shorter_than_the_data() -> None:
+    indices = np.asarray([[2, -1], [0, 1]])
+    proto = model([helper.make_node("GatherElements", ["x", "i"], ["y"], axis=1)], {"x": [3, 4]}, {"y": None}, {"i": indices})
+    x = normal(3, 4)
+    np.testing.assert_array_equal(Float64Run(proto)({"x": x})["y"], np.asarray([[x[0, 2], x[0, 3]], [x[1, 0], x[1, 1]]], np.float64))

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepack.backends.spelling import respell
 from edgepack.backends.table import BackendError
 from edgepack.hub.graph import attributes, constant, dtype_name, static_shape
+from edgepack.hub.passes import convolutions, geometry, indices, sampling
 from edgepack.quantize.encoding import Encoding
 from edgepack.quantize.fold import Operand, Operation, encoding_of
 
@@ -23,6 +25,8 @@ _ONNX_DOMAINS = ("", "ai.onnx")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 # Reshape, Transpose, Reshape through more dimensions than Core ML has, as one operation with the attributes "sizes" and "perm".
 REARRANGE = "edgepack::Rearrange"
+# What no MIL operation says, spelled with what they say.
+_SPELLINGS = ({**indices.CLASSES, **geometry.SPELLERS, **sampling.BEYOND_LINEAR, **convolutions.COMPUTED},)
 # Core ML's limit for every tensor (coremltools: builder.py and the ML Program validator).
 MAX_RANK = 5
 
@@ -51,6 +55,7 @@ def read_hub(model: Path) -> Hub:
     except Exception as error:
         raise BackendError(f"{model} cannot be read as an ONNX model ({error})", "export the hub again") from error
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(loaded)
+    respell(loaded, _SPELLINGS)
     graph = loaded.graph
     inputs = tuple(_plain(value) for value in graph.inputs if value.const_value is None)
     outputs = tuple(map(_plain, graph.outputs))

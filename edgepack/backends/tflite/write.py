@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepack.backends.artifact import ArtifactDescription, Binding, WriteOptions
+from edgepack.backends.spelling import respell
 from edgepack.backends.table import BackendError, Obstacle
 from edgepack.backends.tflite.emit import Emitter, is_integer, stored_dtype
 from edgepack.backends.tflite.flatbuffer import serialize
@@ -16,6 +17,7 @@ from edgepack.backends.tflite.metadata import NAME, metadata, with_files
 from edgepack.backends.tflite.program import Options, Program, Tensor, View
 from edgepack.backends.tflite.table import TABLE, computes_in_float
 from edgepack.hub.graph import constant, static_shape
+from edgepack.hub.passes import convolutions, geometry, indices, sampling
 from edgepack.quantize.fold import FoldedGraph, Operand, Operation, fold
 from edgepack.quantize.scheme import Scheme
 
@@ -26,6 +28,12 @@ FILE = "model.tflite"
 
 # What the hub may carry and this writer can say: static codes, weight codes for hybrid or expanded kernels, half weights.
 _SCHEMES = ("fp32", "fp16", "w8a8", "w8d8", "w8")
+
+# What no kernel says in one call, spelled with what kernels say.
+_SPELLINGS = (
+    {**indices.CLASSES, **indices.ELEMENTS, **geometry.SPELLERS, **sampling.SPELLERS, **convolutions.IMAGES_ALONE},
+    indices.ROWS,
+)
 
 _FUSING = frozenset({"Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool"})
 _FUSED_RANGES = {(0.0, 6.0): "Relu6", (-1.0, 1.0): "ReluN1To1", (0.0, None): "Relu"}
@@ -91,6 +99,7 @@ def _read(model: Path) -> FoldedGraph:
 
     held = ir.load(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(held)
+    respell(held, _SPELLINGS)
     for node in held.graph:
         if node.op_type == "NonMaxSuppression":
             _give_most_rows(node)

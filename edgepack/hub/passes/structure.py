@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgepack.hub.graph import OPSET, HubError, attribute, label
-from edgepack.hub.passes.editing import run_passes, set_attributes
+from edgepack.hub.passes import indices
+from edgepack.hub.passes.editing import respelled, run_passes, set_attributes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,6 +33,17 @@ def embed_constants(model: ir.Model) -> bool:
 def no_constant_nodes(model: ir.Model) -> str | None:
     left = [node for node in model.graph if node.op_type == "Constant"]
     return f"{label(left[0])} is not an initializer" if left else None
+
+
+def scatter_by_rows(model: ir.Model) -> bool:
+    """A ScatterND with a reduction that the optimizer would mistake for a copy; what its indices are may show once they are folded."""
+    from onnxscript import optimizer
+
+    if not any(node.op_type == "ScatterND" and attribute(node, "reduction", "none") != "none" for node in model.graph):
+        return False
+    optimizer.fold_constants(model)
+    embed_constants(model)
+    return respelled(model, indices.LEADING)
 
 
 def share_and_drop(model: ir.Model) -> bool:

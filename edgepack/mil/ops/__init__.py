@@ -11,6 +11,8 @@ from edgepack.mil.ops import (
     quantization,
     reduction,
     resize,
+    sample,
+    scatter,
     shape,
 )
 
@@ -25,5 +27,7 @@ __all__ = [
     "quantization",
     "reduction",
     "resize",
+    "sample",
+    "scatter",
     "shape",
 ]

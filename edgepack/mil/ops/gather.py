@@ -16,7 +16,7 @@ Checked = Callable[[Array, int], Array]
 def gather(operation: MilOperation) -> Kernel:
     """``x`` taken at ``indices`` along ``axis``; the first ``batch_dims`` dimensions of both go together."""
     (axis,), (batch,) = operation.integers("axis", (0,)), operation.integers("batch_dims", (0,))
-    checked = _checking(operation)
+    checked = checking(operation)
 
     def kernel(x: Array, indices: Array) -> Array:
         place = axis % x.ndim
@@ -34,7 +34,7 @@ def gather(operation: MilOperation) -> Kernel:
 def gather_along_axis(operation: MilOperation) -> Kernel:
     """For every place of ``indices`` the element of ``x`` at the same place, but for ``axis``, where the index says."""
     (axis,) = operation.integers("axis", (0,))
-    checked = _checking(operation)
+    checked = checking(operation)
 
     def kernel(x: Array, indices: Array) -> Array:
         place = axis % x.ndim
@@ -48,7 +48,7 @@ def gather_along_axis(operation: MilOperation) -> Kernel:
 def gather_nd(operation: MilOperation) -> Kernel:
     """The last dimension of ``indices`` is a place in ``x`` after its first ``batch_dims`` dimensions, which go together in both."""
     (batch,) = operation.integers("batch_dims", (0,))
-    checked = _checking(operation)
+    checked = checking(operation)
 
     def kernel(x: Array, indices: Array) -> Array:
         places = [checked(indices[..., at], x.shape[batch + at]) for at in range(indices.shape[-1])]
@@ -59,7 +59,7 @@ def gather_nd(operation: MilOperation) -> Kernel:
     return operation.bind(("x", "indices"), kernel)
 
 
-def _checking(operation: MilOperation) -> Checked:
+def checking(operation: MilOperation) -> Checked:
     """What an index may be: within the size, or counted from the end before iOS 17. Core ML leaves all others undefined; refused here."""
     is_ios_17 = operation.has("validate_indices")
 

@@ -195,6 +195,10 @@ def suppression(rng: np.random.Generator, overlap: float, keep: int = 3) -> Hub:
     return Hub([node("NonMaxSuppression", "boxes scores keep overlap")], feed, weights, shape=(4, 3))
 
 
+def sliced_at_run_time(image: Any) -> Hub:
+    return Hub([node("Slice", "x s e")], {"x": image, "s": np.asarray([0]), "e": np.asarray([1])}, {}, shape=image.shape)
+
+
 def refusals(rng: np.random.Generator) -> dict[str, tuple[Hub, str, str]]:
     """Name -> hub, scheme, what the message must say."""
     image = normal(rng, 1, 3, 8, 8)
@@ -210,7 +214,7 @@ def refusals(rng: np.random.Generator) -> dict[str, tuple[Hub, str, str]]:
         "sparse SAME": (single("MaxPool", image, kernel_shape=[1, 1], strides=[3, 3], auto_pad="SAME_UPPER"), "fp32", "auto_pad"),
         "overlap of 1": (suppression(rng, 1.0), "fp32", "iou_threshold"),
         "no detections": (suppression(rng, 0.5, keep=0), "fp32", "nothing is ever selected"),
-        "weights at run time": (single("Conv", image, normal(rng, 4, 3, 1, 1)), "fp32", "run time"),
+        "slice at run time": (sliced_at_run_time(image), "fp32", "run time"),
         "max pool rescaling": (Quantized("MaxPool", [image], [held], other, {"kernel_shape": [2, 2]}).hub(), "w8a8", "different scales"),
         "average pool rescaling": (
             Quantized("AveragePool", [image], [held], other, {"kernel_shape": [2, 2]}).hub(),

@@ -5,12 +5,14 @@ from edgepack.backends.coreml.lower import (
     convolution,
     elementwise,
     functions,
+    indices,
     matmul,
     normalization,
     pooling,
     quantization,
     reduce,
     resize,
+    sampling,
     shape,
 )
 
@@ -19,11 +21,13 @@ __all__ = [
     "convolution",
     "elementwise",
     "functions",
+    "indices",
     "matmul",
     "normalization",
     "pooling",
     "quantization",
     "reduce",
     "resize",
+    "sampling",
     "shape",
 ]

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from edgepack.backends.coreml.emitter import Emitter, Var
+from edgepack.backends.coreml.lower.indices import from_zero
 from edgepack.backends.coreml.operations import MAX_RANK, REARRANGE
 from edgepack.backends.coreml.table import REALS, axes_of, constant_at, lowers, needs_constants, only, required
-from edgepack.quantize.fold import Operand, Operation
+from edgepack.quantize.fold import Operation
 
 
 @lowers("Concat", honours={"axis"}, reals=False)
@@ -175,17 +175,9 @@ def gather(operation: Operation, emit: Emitter) -> Var:
     """ONNX Gather-13. Negative indices count from the end; from iOS 17 on Core ML does not wrap them, so it is done here."""
     x, indices = required(operation, 0), required(operation, 1)
     axis, value = operation.attributes.get("axis", 0), emit.value(x)
-    places = _wrapped(indices, x.shape[axis], emit)
+    places = from_zero(indices, x.shape[axis], emit)
     found = emit("gather", x=emit.as_integer(value), indices=places, axis=axis)
     return emit("cast", x=found, dtype="bool") if emit.is_boolean(value) else found
-
-
-def _wrapped(indices: Operand, size: int, emit: Emitter) -> Any:
-    """Indices from 0 to ``size`` - 1, as constants where they are known."""
-    if indices.constant is not None:
-        return np.where(indices.constant < 0, indices.constant + size, indices.constant).astype(np.int32)[()]
-    given = emit.value(indices)
-    return emit("select", cond=emit("less", x=given, y=np.int32(0)), a=emit("add", x=given, y=np.int32(size)), b=given)
 
 
 def _is_image(operation: Operation) -> tuple[str, str] | None:
