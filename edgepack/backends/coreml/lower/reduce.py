@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from edgepack.backends.coreml.emitter import Emitter, Var
 from edgepack.backends.coreml.table import Lower, axes_of, constant_at, lowers, needs_constants, only, refuses, required
 from edgepack.quantize.fold import Operation
@@ -36,19 +38,27 @@ for _onnx in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd")
     _register(_reduction(f"reduce_{_onnx.removeprefix('Reduce').lower()}"))
 
 
-def _of_integers(operation: Operation) -> tuple[str, str] | None:
+def _of_truth(operation: Operation) -> tuple[str, str] | None:
     dtype = required(operation, 0).dtype
-    return None if dtype == "float32" else (f"looks for the largest {dtype}", "cast it to float32 in the student")
+    return (f"looks for the largest {dtype}", "cast it to int32 in the student") if dtype == "bool" else None
 
 
 @lowers(
-    "ArgMax", "ArgMin", honours={"axis", "keepdims", "select_last_index"}, reals=False, objects=(only("select_last_index", 0), _of_integers)
+    "ArgMax", "ArgMin", honours={"axis", "keepdims", "select_last_index"}, reals=False, objects=(only("select_last_index", 0), _of_truth)
 )
 def arg_max(operation: Operation, emit: Emitter) -> Var:
-    """ONNX ArgMax-13, ArgMin-13; indices are int32. Which of several equal elements is named is not documented for Core ML."""
-    axis, keeps = operation.attributes.get("axis", 0), bool(operation.attributes.get("keepdims", 1))
-    kind = f"reduce_{operation.op_type.lower()}"
-    return emit(kind, x=emit.value(required(operation, 0)), axis=axis, keep_dims=keeps)
+    """ONNX ArgMax-13, ArgMin-13; indices are int32. Which of several equal reals is named is not documented for Core ML.
+
+    Whole numbers are often equal, and ONNX names the first: the smallest of the places that hold the extreme.
+    """
+    x, axis, keeps = required(operation, 0), operation.attributes.get("axis", 0), bool(operation.attributes.get("keepdims", 1))
+    if x.dtype == "float32":
+        return emit(f"reduce_{operation.op_type.lower()}", x=emit.value(x), axis=axis, keep_dims=keeps)
+    value, size = emit.value(x), x.shape[axis]
+    extreme = emit(f"reduce_{operation.op_type.removeprefix('Arg').lower()}", x=value, axes=[axis], keep_dims=True)
+    row = np.arange(size, dtype=np.int32).reshape([size if held == axis % x.rank else 1 for held in range(x.rank)])
+    places = emit("mul", x=emit("cast", x=emit("equal", x=value, y=extreme), dtype="int32"), y=row - np.int32(size))
+    return emit("reduce_min", x=emit("add", x=places, y=np.int32(size)), axes=[axis], keep_dims=keeps)
 
 
 @lowers("TopK", honours={"axis", "largest", "sorted"}, reals=False, objects=(needs_constants(1),))
