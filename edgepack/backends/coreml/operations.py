@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepack.backends.coreml.spellings import OTHERS
 from edgepack.backends.table import BackendError
 from edgepack.hub.graph import attributes, constant, dtype_name, static_shape
+from edgepack.hub.passes import spelled_for
 from edgepack.quantize.encoding import Encoding
 from edgepack.quantize.fold import Operand, Operation, encoding_of
 
@@ -23,6 +25,8 @@ _ONNX_DOMAINS = ("", "ai.onnx")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 # Reshape, Transpose, Reshape through more dimensions than Core ML has, as one operation with the attributes "sizes" and "perm".
 REARRANGE = "edgepack::Rearrange"
+# An optional output that nothing reads; an operation's real outputs have names.
+_UNREAD = Operand("", (), "float32")
 # Core ML's limit for every tensor (coremltools: builder.py and the ML Program validator).
 MAX_RANK = 5
 
@@ -51,6 +55,7 @@ def read_hub(model: Path) -> Hub:
     except Exception as error:
         raise BackendError(f"{model} cannot be read as an ONNX model ({error})", "export the hub again") from error
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(loaded)
+    spelled_for(loaded, OTHERS)
     graph = loaded.graph
     inputs = tuple(_plain(value) for value in graph.inputs if value.const_value is None)
     outputs = tuple(map(_plain, graph.outputs))
@@ -89,7 +94,8 @@ def _operation(node: ir.Node) -> Operation:
     if not domain and node.op_type in _QUANTIZERS and _encoding(node) is not None:
         return _conversion(node)
     inputs = tuple(None if value is None else _operand(value) for value in node.inputs)
-    return Operation(domain + node.op_type, node.name or "", attributes(node), inputs, tuple(map(_plain, node.outputs)))
+    outputs = tuple(_plain(value) if value.name else _UNREAD for value in node.outputs)
+    return Operation(domain + node.op_type, node.name or "", attributes(node), inputs, outputs)
 
 
 def _conversion(node: ir.Node) -> Operation:

@@ -16,6 +16,7 @@ from edgepack.backends.tflite.metadata import NAME, metadata, with_files
 from edgepack.backends.tflite.program import Options, Program, Tensor, View
 from edgepack.backends.tflite.table import TABLE, computes_in_float
 from edgepack.hub.graph import constant, static_shape
+from edgepack.hub.passes import UNROLLED, spelled_for
 from edgepack.quantize.fold import FoldedGraph, Operand, Operation, fold
 from edgepack.quantize.scheme import Scheme
 
@@ -91,6 +92,7 @@ def _read(model: Path) -> FoldedGraph:
 
     held = ir.load(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(held)
+    spelled_for(held, UNROLLED)
     for node in held.graph:
         if node.op_type == "NonMaxSuppression":
             _give_most_rows(node)

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgepack.hub.passes import elementwise, layers, normalization, pads, pools, reductions, shapes, structure
+from edgepack.hub.passes import elementwise, layers, normalization, pads, pools, recurrent, reductions, shapes, structure
 from edgepack.hub.passes.contract import Outcome, Rewrite
 from edgepack.hub.passes.editing import Spellers, respelled
-from edgepack.hub.passes.structure import drop_unused
+from edgepack.hub.passes.recurrent import UNROLLED, plain_layers
+from edgepack.hub.passes.structure import drop_unused, infer_shapes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Outcome", "Rewrite", "after_pinning", "drop_unused", "sequence"]
+__all__ = ["UNROLLED", "Outcome", "Rewrite", "after_pinning", "drop_unused", "plain_layers", "sequence", "spelled_for"]
 
 
 def _spell(model: ir.Model, spellers: Spellers) -> bool:
@@ -29,6 +30,12 @@ def _spelled(spellers: Spellers) -> Callable[[ir.Model], bool]:
     return partial(_spell, spellers=spellers)
 
 
+def spelled_for(model: ir.Model, spellers: Spellers) -> None:
+    """Respell, in place, what one backend has no operator for, and give every new value its shape."""
+    if respelled(model, spellers):
+        infer_shapes(model)
+
+
 def sequence() -> list[Rewrite]:
     """All rewrites in the order in which they run; a later one may rely on what an earlier one ensures."""
     return [
@@ -37,6 +44,7 @@ def sequence() -> list[Rewrite]:
         Rewrite("embed constants", structure.embed_constants, ensures=structure.no_constant_nodes),
         Rewrite("whole windows", pools.whole_windows),
         Rewrite("fold constants", structure.fold_constants, structure.no_functions),
+        Rewrite("plain recurrent layers", recurrent.plain_layers, ensures=recurrent.are_plain),
         Rewrite("fold patterns", layers.fold_patterns, ensures=layers.no_batch_norm_after_linear),
         Rewrite("normalize Gemm", layers.normalize_gemm, ensures=layers.gemms_are_plain),
         Rewrite("global pools", pools.global_pools, ensures=pools.no_mean_over_space),

@@ -8,9 +8,22 @@ from edgepack.backends.coreml.lower import (
     normalization,
     pooling,
     quantization,
+    recurrent,
     reduce,
     resize,
     shape,
 )
 
-__all__ = ["activation", "convolution", "elementwise", "matmul", "normalization", "pooling", "quantization", "reduce", "resize", "shape"]
+__all__ = [
+    "activation",
+    "convolution",
+    "elementwise",
+    "matmul",
+    "normalization",
+    "pooling",
+    "quantization",
+    "recurrent",
+    "reduce",
+    "resize",
+    "shape",
+]
