@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edgepack.hub.passes import elementwise, layers, normalization, pads, pools, recurrent, reductions, shapes, structure
+from edgepack.hub.passes import control, elementwise, layers, normalization, pads, pools, recurrent, reductions, shapes, structure
 from edgepack.hub.passes.contract import Outcome, Rewrite
 from edgepack.hub.passes.editing import Spellers, respelled
 from edgepack.hub.passes.recurrent import UNROLLED, plain_layers
@@ -44,6 +44,7 @@ def sequence() -> list[Rewrite]:
         Rewrite("embed constants", structure.embed_constants, ensures=structure.no_constant_nodes),
         Rewrite("whole windows", pools.whole_windows),
         Rewrite("fold constants", structure.fold_constants, structure.no_functions),
+        Rewrite("write out control flow", control.write_out),
         Rewrite("plain recurrent layers", recurrent.plain_layers, ensures=recurrent.are_plain),
         Rewrite("fold patterns", layers.fold_patterns, ensures=layers.no_batch_norm_after_linear),
         Rewrite("normalize Gemm", layers.normalize_gemm, ensures=layers.gemms_are_plain),
@@ -77,6 +78,6 @@ def _spellings() -> list[Rewrite]:
 def after_pinning() -> list[Rewrite]:
     """What must run again once sizes are known: shapes, what can be computed from them, and names for new nodes."""
     by_name = {rewrite.name: rewrite for rewrite in sequence()}
-    first = ("whole windows", "infer shapes", "fold constants", "transposed pads")
+    first = ("whole windows", "infer shapes", "fold constants", "write out control flow", "transposed pads")
     last = ("static reshapes", "fewer axes", "share and drop", "strip defaults", "name nodes", "infer shapes")
     return [*(by_name[name] for name in first), *_spellings(), *(by_name[name] for name in last)]

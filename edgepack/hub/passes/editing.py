@@ -44,6 +44,15 @@ class Spelling:
         self.nodes.append(node)
         return list(node.outputs)
 
+    def adopt(self, nodes: Sequence[ir.Node]) -> None:
+        """Add nodes of another graph, in order, under names of their own; their shapes are to be inferred again."""
+        for node in nodes:
+            prefix = f"{self._stem}/{len(self.nodes)}"
+            node.name = f"{prefix}/{node.name or node.op_type}"
+            for index, value in enumerate(node.outputs):
+                value.name, value.shape = value.name and f"{prefix}/{value.name or index}", None
+            self.nodes.append(node)
+
     def constant(self, array: Any, dtype: Any) -> ir.Value:
         """An initializer."""
         return initializer(self._graph, f"{self._stem}/constant", np.asarray(array, dtype))
