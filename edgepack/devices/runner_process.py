@@ -43,6 +43,8 @@ class Request(msgspec.Struct, frozen=True):
     inner: int = 0
     schema: int = SCHEMA
     tethered: bool = True
+    state: dict[str, str] = {}
+    starts: tuple[int, ...] = ()
 
 
 class _Progress(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.errors import one_line
-from edgepack.hub import recurrent_reference
+from edgepack.hub import control_reference, recurrent_reference
 from edgepack.hub.graph import HubError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _evaluator(model: onnx.ModelProto) -> Any:
     from onnx.reference import ReferenceEvaluator
 
     own = [_grouped_conv_transpose(), _inference_batch_normalization(), _cropping_pad(), *_pools(), _global_lp_pool(), _global_max_pool()]
-    own += recurrent_reference.operators()
+    own += [*recurrent_reference.operators(), *control_reference.operators()]
     return ReferenceEvaluator(_promote(model), new_ops=own)
 
 

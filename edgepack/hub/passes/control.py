@@ -6,7 +6,7 @@ whose results differ in shape, and what would be too long or could fail where it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,7 +101,8 @@ def _loop(node: ir.Node, spell: Spelling) -> Values | None:
     may_end = (condition is not None and constant(condition) is None) or not _never_ends(body)
     if may_end and (scans or not _is_safe(body)):
         return None
-    runs = 0 if condition is not None and constant(condition) is not None and not constant(condition) else int(trips.item())  # type: ignore[arg-type]
+    held = constant(condition)
+    runs = 0 if held is not None and not held.all() else int(trips.item())
     if runs <= 0 and scans:
         return None
     active = spell("Reshape", condition, spell.integers()) if may_end and condition is not None else None
@@ -112,7 +113,7 @@ def _loop(node: ir.Node, spell: Spelling) -> Values | None:
         for row, result in zip(rows, results[len(states) :], strict=True):
             row.append(result)
         news = results[: len(states)]
-        states = news if active is None else [spell("Where", active, new, old) for new, old in zip(news, states, strict=True)]
+        states = [new if active is None else spell("Where", active, new, old) for new, old in zip(news, states, strict=True)]
         if may_end:
             still = spell("Reshape", goes_on, spell.integers())
             active = still if active is None else spell("And", active, still)
@@ -191,11 +192,6 @@ def _owned(values: Sequence[ir.Value | None], spell: Spelling) -> Values:
     for value in values:
         owned.append(value if value in made and value not in owned else spell("Identity", value))
     return owned
-
-
-def left(model: ir.Model) -> Iterator[ir.Node]:
-    """Control flow that is still there."""
-    return (node for node in model.graph if node.op_type in OPERATORS)
 
 
 _SPELLERS: dict[str, Speller] = {"If": _if, "Loop": _loop, "Scan": _scan}
