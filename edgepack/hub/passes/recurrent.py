@@ -26,7 +26,7 @@ X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES = range(8)
 _DEFAULT_ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 # The activation of an LSTM's cell.
 _CELL = 2
-# An unrolled step of an LSTM is 12 operators and about 2 KB of a .tflite file: this many steps are 8 MB, and load in a second.
+# A step of an LSTM that is written out is 12 operators and 1.8 KB of a .tflite file: this many are 7 MB, and load in a second or two.
 MOST_STEPS = 4096
 
 
@@ -330,6 +330,19 @@ def _lstm(held: _Direction) -> Step:
     return step
 
 
+def _rows_of(held: _Direction, bias: ir.Value | None) -> ir.Value:
+    """A bias for every sequence of the batch, (batch, hidden)."""
+    if bias is None:
+        return held.zeros()
+    known = constant(bias)
+    shape = (held.batch, held.hidden)
+    return (
+        held.spell("Expand", bias, held.spell.integers(*shape))
+        if known is None
+        else held.spell.constant(np.broadcast_to(known, shape), known.dtype)
+    )
+
+
 def _gru(held: _Direction) -> Step:
     """Gates in the order z, r, h; Ht = (1 - z) h + z Ht-1, as h + z (Ht-1 - h)."""
     size, spell = held.hidden, held.spell
@@ -337,21 +350,25 @@ def _gru(held: _Direction) -> Step:
     gates = held.projected(0, 2 * size, held.biases((0, 2 * size), (3 * size, 5 * size)))
     own = [(2 * size, 3 * size)] if is_linear else [(2 * size, 3 * size), (5 * size, 6 * size)]
     inputs = held.projected(2 * size, 3 * size, held.biases(*own))
-    after = held.biases((5 * size, 6 * size)) if is_linear else None
+    after = _rows_of(held, held.biases((5 * size, 6 * size))) if is_linear else None
 
-    def candidate(hidden: ir.Value | None, reset: ir.Value, x: ir.Value) -> ir.Value:
-        if is_linear:
-            past = held.recurrent(hidden, 2 * size, 3 * size, after)
-            return x if past is None else spell("Add", x, spell("Mul", reset, past))
-        total = held.recurrent(None if hidden is None else spell("Mul", reset, hidden), 2 * size, 3 * size, x)
+    def linear(hidden: ir.Value | None, index: int) -> tuple[ir.Value, ir.Value]:
+        """The update gate and what the candidate reads, from one product of the state."""
+        addend = spell("Concat", gates[index], after, axis=1)
+        update, reset, past = spell.many("Split", [held.recurrent(hidden, 0, 3 * size, addend)], 3, axis=1, num_outputs=3)
+        return held.active(0, update), spell("Add", inputs[index], spell("Mul", held.active(0, reset), past))
+
+    def resetting(hidden: ir.Value | None, index: int) -> tuple[ir.Value, ir.Value]:
+        update, reset = spell.many("Split", [held.recurrent(hidden, 0, 2 * size, gates[index])], 2, axis=1, num_outputs=2)
+        kept = None if hidden is None else spell("Mul", held.active(0, reset), hidden)
+        total = held.recurrent(kept, 2 * size, 3 * size, inputs[index])
         assert total is not None
-        return total
+        return held.active(0, update), total
 
     def step(index: int, states: States) -> list[ir.Value]:
         hidden = states[0]
-        update, reset = spell.many("Split", [held.recurrent(hidden, 0, 2 * size, gates[index])], 2, axis=1, num_outputs=2)
-        update, reset = held.active(0, update), held.active(0, reset)
-        new = held.active(1, candidate(hidden, reset, inputs[index]))
+        update, total = (linear if is_linear else resetting)(hidden, index)
+        new = held.active(1, total)
         if hidden is None:
             return [spell("Sub", new, spell("Mul", update, new))]
         return [spell("Add", new, spell("Mul", update, spell("Sub", hidden, new)))]
