@@ -31,10 +31,7 @@ _DRAWN_SAMPLES = 3
 def collect(student: Path, manifest: Path, out: Path, progress: Progress, as_pixels: bool = False, files: list[str] | None = None) -> None:
     """Read and check a manifest's samples: calibration.npz, evaluation.npz (when there is one), golden.npz, samples.json.
 
-    Of a stateful student they are the steps of one sequence from a state of zeros, each with the state that the steps before it left.
-
     Args:
-        captured: captured.onnx, which tells those states.
         as_pixels: for a model that its preprocessing is part of. Sources say what they say without; the pixels behind it are written.
         files: names of the files that the build expects to be read (``data_of``); None for whatever there is.
 
@@ -75,17 +72,20 @@ def _golden(samples: Samples) -> Samples:
     return samples.take(np.linspace(0, samples.count - 1, count).round().astype(int).tolist())
 
 
-def draw(student: Path, example: Path, captured: Path, out: Path, progress: Progress, as_pixels: bool = False) -> None:
+def draw(student: Path, example: Path, out: Path, progress: Progress, as_pixels: bool = False, captured: Path | None = None) -> None:
     """Golden inputs for a build without a calibration set: the example and inputs drawn like it (golden.npz).
 
+    Of a stateful student they are the steps of one sequence from a state of zeros, each with the state that the steps before it left.
+
     Args:
+        captured: captured.onnx, which tells those states; needed for a stateful student alone.
         as_pixels: for a model that its preprocessing is part of: the images of whole pixels nearest to them.
     """
     described = msgspec.json.decode(student.read_bytes(), type=StudentDescription)
     random = np.random.default_rng(0)
     examples = load_arrays(example)
     arrays = {spec.name: np.stack(_like(examples[spec.name], spec.value_range, random)) for spec in described.inputs}
-    if described.state:
+    if described.state and captured is not None:
         arrays = _sequence(arrays, described.state, captured)
     Samples(_nearest_pixels(arrays, described) if as_pixels else arrays).save(out / "golden.npz")
     progress(1, 1)
