@@ -80,9 +80,9 @@ def _steps(arrays: Arrays, student: StudentDescription, path: Path) -> Arrays:
     """The steps of one sequence, stacked: inputs have one axis more than a step, or are one step; a state that is not given is zeros."""
     steps = {spec.name: spec for spec in student.inputs if spec.name not in student.state}
     first = next(iter(steps.values()))
-    single = first.name in arrays and arrays[first.name].ndim == len(first.shape or ())
+    single = first.name in arrays and arrays[first.name].ndim <= len(first.shape or ())
     rows = {name: array[None] if single else array for name, array in arrays.items() if name in steps}
-    count = min((len(array) for array in rows.values()), default=0)
+    count = min((len(array) for array in rows.values() if array.ndim), default=0)
     if not count:
         raise PackError(f"{path.name} holds no steps", f"give {', '.join(steps)}, a step or a sequence of them")
     held = {name: np.stack([_fitting({name: row}, steps[name], path) for row in array[:count]]) for name, array in rows.items()}

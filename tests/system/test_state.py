@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from edgepack.calibration.readers import Samples
@@ -17,6 +18,7 @@ from tests.system.program import edgepack
 FP32_DB = 110.0
 
 
+@pytest.mark.slow
 def test_a_state_is_carried_over_the_golden_steps_and_over_a_sequence_of_the_user(tmp_path: Path) -> None:
     student, pack = f"{stateful_student.__file__}:student", tmp_path / "pack"
     built = edgepack("build", student, "-o", pack, "--latency", "none", cwd=tmp_path)
