@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
 
 
@@ -32,6 +34,7 @@ class ArtifactDescription(msgspec.Struct, frozen=True):
         runner: which runner runs it: "ort", "litert" or "mil".
         notes: facts worth a line in the report ("compute precision float16").
         minimum_os: the oldest system that runs it, as the target names it.
+        state: of a stateful student: artifact input -> the artifact output it takes in the next step.
     """
 
     file: str
@@ -40,6 +43,13 @@ class ArtifactDescription(msgspec.Struct, frozen=True):
     runner: str
     notes: tuple[str, ...] = ()
     minimum_os: str = ""
+    state: dict[str, str] = {}
+
+
+def artifact_state(state: Mapping[str, str], inputs: Iterable[Binding], outputs: Iterable[Binding]) -> dict[str, str]:
+    """A student's state (input -> output, by its own names) by the names of an artifact."""
+    results = {held.hub_name: held.name for held in outputs}
+    return {held.name: results[state[held.hub_name]] for held in inputs if held.hub_name in state}
 
 
 class Finding(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from edgepack.arrays import load_arrays
-from edgepack.backends.artifact import ImageInput, WriteOptions
+from edgepack.backends.artifact import ImageInput, WriteOptions, artifact_state
 from edgepack.backends.registry import NEEDS_STATIC_SHAPES, backend
 from edgepack.backends.table import BackendError, Obstacle
 from edgepack.converter.step import Progress
@@ -56,7 +56,8 @@ def write(
         written = writer.write(source, out, options)
     progress(1, 2)
     findings = writer.lint(out / written.file)
-    written = msgspec.structs.replace(written, minimum_os=written.minimum_os or minimum_os)
+    state = artifact_state(described.state, written.inputs, written.outputs)
+    written = msgspec.structs.replace(written, minimum_os=written.minimum_os or minimum_os, state=state)
     (out / "artifact.json").write_bytes(msgspec.json.encode(written))
     (out / "findings.json").write_bytes(msgspec.json.encode(findings))
     progress(2, 2)

@@ -17,6 +17,13 @@ from edgepack.quantize.fold import Operation
 
 L = TypeVar("L")
 
+# What the hub could not write out (edgepack.hub.passes.control): cause and hint.
+_CONTROL_FLOW = {
+    "If": ("which branch runs is only known at run time, and not both can be computed", "compute both and choose with torch.where"),
+    "Loop": ("how often it runs is only known at run time, or it is too long to write out", "give it a constant number of rounds"),
+    "Scan": ("how long its sequence is, is only known at run time, or it is too long to write out", "declare a shorter fixed length"),
+}
+
 # Answers why this operation cannot be expressed and what to do instead, None when it can.
 Objection = Callable[[Operation], tuple[str, str] | None]
 
@@ -92,6 +99,8 @@ class OperatorTable(Generic[L]):
 
     def _obstacle(self, operation: Operation) -> Obstacle | None:
         rule = self._rules.get(operation.op_type)
+        if rule is None and operation.op_type in _CONTROL_FLOW:
+            return self._say(operation, *_CONTROL_FLOW[operation.op_type])
         if rule is None:
             plain = ("operator has no lowering", f"replace {operation.op_type} in the student, or leave this target out")
             return self._say(operation, *LEFT.get(operation.op_type, plain))

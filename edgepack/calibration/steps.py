@@ -17,8 +17,10 @@ from edgepack.calibration.observe import Range
 from edgepack.calibration.pixels import pixels_of
 from edgepack.calibration.readers import Request, Samples, read
 from edgepack.converter.step import Progress
+from edgepack.hub.canonical import plain_session
 from edgepack.pack.manifest import CalibrationRecord
 from edgepack.student.spec import LARGEST_PIXEL, StudentDescription, row_of_scores
+from edgepack.student.state import with_states
 
 # Golden inputs that a pack carries: enough for a stable SQNR, few enough to stay small (DESIGN: 16 parity samples).
 GOLDEN_SAMPLES = 16
@@ -70,18 +72,32 @@ def _golden(samples: Samples) -> Samples:
     return samples.take(np.linspace(0, samples.count - 1, count).round().astype(int).tolist())
 
 
-def draw(student: Path, example: Path, out: Path, progress: Progress, as_pixels: bool = False) -> None:
+def draw(student: Path, example: Path, out: Path, progress: Progress, as_pixels: bool = False, captured: Path | None = None) -> None:
     """Golden inputs for a build without a calibration set: the example and inputs drawn like it (golden.npz).
 
+    Of a stateful student they are the steps of one sequence from a state of zeros, each with the state that the steps before it left.
+
     Args:
+        captured: captured.onnx, which tells those states; needed for a stateful student alone.
         as_pixels: for a model that its preprocessing is part of: the images of whole pixels nearest to them.
     """
     described = msgspec.json.decode(student.read_bytes(), type=StudentDescription)
     random = np.random.default_rng(0)
     examples = load_arrays(example)
     arrays = {spec.name: np.stack(_like(examples[spec.name], spec.value_range, random)) for spec in described.inputs}
+    if described.state and captured is not None:
+        arrays = _sequence(arrays, described.state, captured)
     Samples(_nearest_pixels(arrays, described) if as_pixels else arrays).save(out / "golden.npz")
     progress(1, 1)
+
+
+def _sequence(arrays: dict[str, NDArray[Any]], state: dict[str, str], captured: Path) -> dict[str, NDArray[Any]]:
+    import onnx
+
+    started = {name: np.zeros_like(array) if name in state else array for name, array in arrays.items()}
+    count = len(next(iter(started.values())))
+    feeds = [{name: array[index] for name, array in started.items()} for index in range(count)]
+    return with_states(plain_session(onnx.load(captured)), feeds, state)
 
 
 def _nearest_pixels(arrays: dict[str, NDArray[Any]], student: StudentDescription) -> dict[str, NDArray[Any]]:

@@ -237,7 +237,7 @@ def _samples(request: BuildRequest, capture: Step) -> Step:
     student = capture["student.json"]
     parameters: dict[str, Any] = {"as_pixels": request.fold_preprocessing}
     if request.manifest is None:
-        inputs = {"student": student, "example": capture["example.npz"]}
+        inputs = {"student": student, "example": capture["example.npz"], "captured": capture["captured.onnx"]}
         return Step("samples", "edgepack.calibration.steps:draw", inputs, parameters, ("golden.npz",), request.limits)
     outputs = ("calibration.npz", "golden.npz", "samples.json", *(("evaluation.npz",) if request.has_evaluation else ()))
     sources: dict[str, Output | Path] = {"student": student, "manifest": request.manifest}

@@ -44,6 +44,8 @@ class Request(msgspec.Struct, frozen=True):
     unit: str = ""
     schema: int = SCHEMA
     tethered: bool = True
+    state: dict[str, str] = {}
+    starts: tuple[int, ...] = ()
 
 
 class _Progress(msgspec.Struct, frozen=True):

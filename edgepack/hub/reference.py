@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.errors import one_line
+from edgepack.hub import control_reference, recurrent_reference
 from edgepack.hub.graph import HubError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def _evaluator(model: onnx.ModelProto) -> Any:
 
     own = [_grouped_conv_transpose(), _inference_batch_normalization(), _cropping_pad(), *_pools(), _global_lp_pool(), _global_max_pool()]
     own += [_gather_elements(), _grid_sample(), _affine_grid()]
+    own += [*recurrent_reference.operators(), *control_reference.operators()]
     return ReferenceEvaluator(_promote(model), new_ops=own)
 
 

@@ -202,6 +202,9 @@ class _Reader:
         return sum(self._macs(held) for held in self.operations)
 
     def _macs(self, held: Any) -> int:
+        if held.op_type in ("lstm", "gru", "rnn"):
+            weights = [held.inputs.get(f"weight_{part}") for part in ("ih", "hh", "ih_back", "hh_back")]
+            return math.prod(_sizes(held.inputs["x"])[:2]) * sum(math.prod(_sizes(weight)) for weight in weights if weight is not None)
         if held.op_type not in ("conv", "conv_transpose", "linear", "matmul", "einsum"):
             return 0
         out = math.prod(_sizes(held.outputs[0]))

@@ -50,9 +50,23 @@ def products(model: onnx.ModelProto) -> Iterator[Product]:
     """Those of the main graph, in its order."""
     shapes = _shapes(model.graph)
     for node in model.graph.node:
+        if node.op_type in _RECURRENT:
+            yield from _steps(node, shapes)
         place = _WEIGHTS.get(node.op_type)
         if place is not None and len(node.input) > place and node.output:
             yield _product(node, node.input[place], shapes)
+
+
+# Every step multiplies its input with the second input's weights and the state with the third's, in each direction.
+_RECURRENT = ("LSTM", "GRU", "RNN")
+
+
+def _steps(node: onnx.NodeProto, shapes: Shapes) -> Iterator[Product]:
+    data = shapes.get(node.input[0])
+    for weight in node.input[1:3]:
+        kernel = shapes.get(weight)
+        macs = None if data is None or kernel is None else math.prod(data[:2]) * math.prod(kernel)
+        yield Product(f"{node.op_type} '{node.name or node.input[0]}'", macs, 1, weight)
 
 
 def stored_tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -211,7 +211,7 @@ def answer(session: Session, pack: OpenPack, artifact: ArtifactRecord, threads: 
         RunnerError: it failed, or did not answer as the manifest says. TransportError: the connection failed.
     """
     path, described = pack.file(artifact)
-    request = Request("run", {}, "", "", threads, unit=unit)
+    request = Request("run", {}, "", "", threads, unit=unit, state=artifact.state)
     outcome = session.run(artifact.runner, request, {"artifact": path}, artifact_feed(pack.golden, described.inputs), limits)
     device = facts_of(session, outcome)
     truth = truth_of(session, device, pack.target(artifact))

@@ -117,6 +117,7 @@ class Assembler:
             findings=self._findings(branch),
             failures=failures,
             answer=self._answer(branch),
+            state=described.state,
         )
 
     def _answer(self, branch: Branch) -> FileRecord:

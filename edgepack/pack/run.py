@@ -34,7 +34,7 @@ class Answer:
     """What one artifact answered.
 
     Attributes:
-        outputs: by the student's names, without the sample axis.
+        outputs: by the student's names, without the sample axis; of a stateful student those of the last step.
         top: (label, score) of the best classes, when the student has labels; scores are probabilities.
         areas: (label, share of the pixels) of the largest classes, when the student names a class for every pixel.
         truth: kind of the run; latency: None where the runtime has none here.
@@ -71,7 +71,33 @@ def read_input(path: Path, student: StudentDescription) -> Arrays:
     if not path.is_file():
         raise PackError(f"input {path} is not a file", "give an image, an .npz or an .npy file")
     arrays = _READERS.get(path.suffix.lower(), _image)(path, student)
+    if student.state:
+        return _steps(arrays, student, path)
     return {spec.name: _fitting(arrays, spec, path)[None] for spec in student.inputs}
+
+
+def _steps(arrays: Arrays, student: StudentDescription, path: Path) -> Arrays:
+    """The steps of one sequence, stacked: inputs have one axis more than a step, or are one step; a state that is not given is zeros."""
+    steps = {spec.name: spec for spec in student.inputs if spec.name not in student.state}
+    first = next(iter(steps.values()))
+    single = first.name in arrays and arrays[first.name].ndim <= len(first.shape or ())
+    rows = {name: array[None] if single else array for name, array in arrays.items() if name in steps}
+    count = min((len(array) for array in rows.values() if array.ndim), default=0)
+    if not count:
+        raise PackError(f"{path.name} holds no steps", f"give {', '.join(steps)}, a step or a sequence of them")
+    held = {name: np.stack([_fitting({name: row}, steps[name], path) for row in array[:count]]) for name, array in rows.items()}
+    missing = [name for name in steps if name not in held]
+    if missing:
+        raise PackError(f"{path.name} holds no '{missing[0]}'", f"it holds {', '.join(arrays)}")
+    for spec in (spec for spec in student.inputs if spec.name in student.state):
+        start = _fitting(arrays, spec, path) if spec.name in arrays else np.zeros(_sizes(spec), spec.dtype)
+        held[spec.name] = np.stack([start] * count)
+    return held
+
+
+def _sizes(spec: TensorSpec) -> list[int]:
+    """A shape with 1 for every open size."""
+    return [size if isinstance(size, int) else 1 for size in spec.shape or ()]
 
 
 def _image(path: Path, student: StudentDescription) -> Arrays:
@@ -148,7 +174,7 @@ def _run(path: Path, artifact: ArtifactRecord, samples: Arrays, limits: Limits) 
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         save_arrays(place / "inputs.npz", artifact_feed(samples, artifact.inputs))
-        request = Request("run", {"artifact": str(path)}, str(place / "inputs.npz"), str(place / "outputs.npz"))
+        request = Request("run", {"artifact": str(path)}, str(place / "inputs.npz"), str(place / "outputs.npz"), state=artifact.state)
         response = run_local(artifact.runner, request, place, limits)
         if (place / "outputs.npz").stat().st_size > _LARGEST_ANSWER:
             raise PackError(f"{artifact.file.path} answers one sample with more than {_LARGEST_ANSWER} bytes", "use a smaller model")
@@ -166,7 +192,7 @@ def answer(folder: Path, pack: Pack, artifact: ArtifactRecord, sample: Arrays, l
         PackError: its file is missing or is not the one that was verified. RunnerError: its runner failed.
     """
     stacked, response = infer(folder, artifact, sample, limits)
-    outputs = {name: array[0] for name, array in stacked.items()}
+    outputs = {name: array[-1] for name, array in stacked.items()}
     described = ArtifactDescription(artifact.file.path, artifact.inputs, artifact.outputs, artifact.runner)
     path = intact(folder, artifact.file)
     can_time = timed and artifact.runner in PORTABLE and not artifact.failures

@@ -22,6 +22,7 @@ from edgepack.quantize.half import rounded_to_half
 from edgepack.quantize.kernels import with_half_kernels
 from edgepack.quantize.placement import carries_codes
 from edgepack.quantize.weights import quantize_weights, simulate_dynamic
+from edgepack.student.state import carried, state_of
 
 if TYPE_CHECKING:
     import onnx
@@ -160,6 +161,7 @@ def half(hub: Path, golden: Path, computes: bool, out: Path, progress: Progress)
 def _simulate(proto: onnx.ModelProto, golden: Path, out: Path) -> Arrays:
     """simulated.npz: what a model answers on the golden inputs, node by node in float arithmetic."""
     run, samples = plain_session(proto), Samples.open(golden)
-    outputs = stacked([run(feed_of(samples, index)) for index in range(samples.count)])
+    feeds = [dict(feed_of(samples, index)) for index in range(samples.count)]
+    outputs = stacked(carried(run, feeds, state_of(proto)))
     save_arrays(out / "simulated.npz", outputs)
     return outputs

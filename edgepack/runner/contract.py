@@ -6,10 +6,11 @@ is, so both import only the standard library, numpy and that runtime.
     python ort.pyz request.json     -> the response is the last line of standard output, exit code 0 when "ok"
 
 Request: {"schema": 1, "action": "run" | "time" | "describe", "artifacts": {label: path}, "inputs": npz, "outputs": npz, "threads": n,
-"warm_up": n, "warm_up_seconds": s, "pairs": n, "seconds": s, "inner": n, "unit": name}. ``inputs`` holds one array for each artifact
-input, samples stacked on a new first axis. "run" takes one artifact and writes outputs stacked the same way. The runner leaves when its
-standard input closes if "tethered" is true. "unit" is the compute unit that a runtime with a choice of them is asked for; "" leaves it to
-the runtime.
+"warm_up": n, "warm_up_seconds": s, "pairs": n, "seconds": s, "inner": n, "unit": name, "state": {input: output}, "starts": [n]}.
+``inputs`` holds one array for each artifact input, samples stacked on a new first axis. With a ``state`` the samples of a run are steps:
+but for those that start a sequence (the first, and ``starts``) an input takes what the output gave. "run" takes one artifact and writes
+outputs stacked the same way. The runner leaves when its standard input closes if "tethered" is true. "unit" is the compute unit that a
+runtime with a choice of them is asked for; "" leaves it to the runtime.
 
 "time" interleaves its artifacts ABBA on the first sample, at least "pairs" rounds and "seconds" long, after at least "warm_up" queries of
 each and then more, for at most "warm_up_seconds", until their times have settled. It writes int64 nanoseconds a query, in the order taken,
@@ -144,10 +145,14 @@ def _run(runtime: Runtime, request: dict[str, Any]) -> dict[str, Any]:
         samples = {name: stacked[name] for name in stacked.files}
     count = _sample_count(samples)
     collected: dict[str, list[NDArray[Any]]] = {}
+    state, starts = request.get("state") or {}, {0, *request.get("starts", ())}
+    outputs: Arrays = {}
     for index in range(count):
-        session.set_inputs({name: array[index] for name, array in samples.items()})
+        kept = {} if index in starts else {source: outputs[result] for source, result in state.items()}
+        session.set_inputs({**{name: array[index] for name, array in samples.items()}, **kept})
         session.invoke()
-        for name, array in session.outputs().items():
+        outputs = session.outputs()
+        for name, array in outputs.items():
             collected.setdefault(name, []).append(array)
         _progress(index + 1, count)
     save_arrays(request["outputs"], {name: np.stack(arrays) for name, arrays in collected.items()})

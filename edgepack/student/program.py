@@ -7,7 +7,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgepack.errors import one_line
 from edgepack.hub.graph import OPSET
 from edgepack.student.spec import ImagePreprocessing, StudentDescription, StudentError, TensorSpec, refuse_unfitting_labels
+from edgepack.student.state import checked
 
 Feed = Mapping[str, NDArray[Any]]
 Arrays = dict[str, NDArray[Any]]
@@ -67,6 +68,7 @@ class Student:
             one changes, a build looks at everything again.
         exporter: makes the captured onnx_ir model in place of ``torch.onnx.export``: float32, opset 7 to 25, inputs and outputs in the
             order of ``forward``.
+        state: inputs that take in the next step what outputs gave in this one, input name -> output name (docs/state.md).
     """
 
     module: Any
@@ -79,6 +81,7 @@ class Student:
     licence: str = "unspecified"
     files: Sequence[str | Path] = ()
     exporter: Callable[[], Any] | None = None
+    state: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def program(self) -> Program:
@@ -100,7 +103,10 @@ class Student:
         inputs = tuple(self._with_range(spec) for spec in program.inputs)
         labels = tuple(str(label) for label in self.labels)
         refuse_unfitting_labels(labels, program.outputs)
-        return StudentDescription(self.name, source, inputs, program.outputs, self.preprocessing, labels, self.licence, program.parameters)
+        state = checked(self.state, inputs, program.outputs)
+        return StudentDescription(
+            self.name, source, inputs, program.outputs, self.preprocessing, labels, self.licence, program.parameters, state
+        )
 
     def _with_range(self, spec: TensorSpec) -> TensorSpec:
         if spec.value_range is not None or self.preprocessing is None or len(self.program.inputs) != 1:

@@ -207,6 +207,7 @@ class StudentDescription(msgspec.Struct, frozen=True):
         labels: class names in the order of the first output's last axis; may be empty.
         licence: of the weights, an SPDX expression.
         parameters: number of weights.
+        state: inputs that take in the next step what outputs gave in this one, input name -> output name.
     """
 
     name: str
@@ -217,6 +218,7 @@ class StudentDescription(msgspec.Struct, frozen=True):
     labels: tuple[str, ...]
     licence: str
     parameters: int
+    state: dict[str, str] = {}
 
     @property
     def image_preprocessing(self) -> ImagePreprocessing:

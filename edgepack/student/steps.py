@@ -17,6 +17,7 @@ from edgepack.student.identity import identified, same_student
 from edgepack.student.load import load_student, source_name
 from edgepack.student.program import Student
 from edgepack.student.spec import ImagePreprocessing, StudentDescription, refuse_unfitting_labels
+from edgepack.student.state import carried, say_state
 
 
 def identify(student: str, out: Path, progress: Progress) -> None:
@@ -56,6 +57,12 @@ def capture(
     save_arrays(out / "example.npz", loaded.program.example())
     progress(1, 2)
     loaded.program.capture(out / "captured.onnx")
+    if description.state:
+        import onnx
+
+        captured = onnx.load(out / "captured.onnx")
+        say_state(captured, description.state)
+        onnx.save(captured, out / "captured.onnx")
     progress(2, 2)
 
 
@@ -89,7 +96,8 @@ def reference(
         folded: student.json where the samples are pixels: the student gets what its preprocessing makes of them, in the precision of
             the run, so that float64 is the truth about pixels.
     """
-    program = _loaded(student, identity).program
+    loaded = _loaded(student, identity)
+    program = loaded.program
     sets = {"golden_outputs": (golden, "float32", program.run), "golden_reference": (golden, "float64", program.run_float64)}
     if evaluation is not None:
         sets["evaluation_outputs"] = (evaluation, "float32", program.run)
@@ -97,8 +105,6 @@ def reference(
         samples = Samples.open(path)
         if folded is not None:
             samples = values_of(samples, msgspec.json.decode(folded.read_bytes(), type=StudentDescription), dtype)
-        rows = []
-        for index in range(samples.count):
-            rows.append(run(feed_of(samples, index)))
-            progress(index + 1, samples.count)
+        rows = carried(run, [dict(feed_of(samples, index)) for index in range(samples.count)], loaded.state)
+        progress(samples.count, samples.count)
         save_arrays(out / f"{name}.npz", stacked(rows))

@@ -245,7 +245,7 @@ class _Steps:
         samples: dict[str, Output | Path] = {"golden": self.golden}
         samples |= {"evaluation": self.samples["evaluation.npz"]} if self.samples is not None and self.evaluated is not None else {}
         described = self.student.with_name(f"{artifact.target}.{artifact.scheme}.json")
-        facts = ArtifactDescription(Path(artifact.file.path).name, artifact.inputs, artifact.outputs, artifact.runner)
+        facts = ArtifactDescription(Path(artifact.file.path).name, artifact.inputs, artifact.outputs, artifact.runner, state=artifact.state)
         described.write_bytes(msgspec.json.encode(facts))
         file = inside(self._folder, artifact.file.path)
         refuse_other_files(file, artifact.runner)

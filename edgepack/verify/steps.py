@@ -70,7 +70,9 @@ def run(
         folder = Path(scratch)
         save_arrays(folder / "inputs.npz", artifact_feed(joined, described.inputs))
         files = {"artifact": str(file)}
-        request = Request("run", files, str(folder / "inputs.npz"), str(folder / "outputs.npz"))
+        request = Request(
+            "run", files, str(folder / "inputs.npz"), str(folder / "outputs.npz"), state=described.state, starts=(sets["golden"].count,)
+        )
         response = run_local(described.runner, request, folder, Limits(seconds, memory), progress)
         outputs = hub_arrays(load_arrays(folder / "outputs.npz"), described.outputs)
     start = 0

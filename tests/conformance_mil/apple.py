@@ -35,8 +35,8 @@ _NEEDED = {
     "torch": "tests that compute their expected values with torch",
     "scipy": "tests of erf, gelu and pools",
 }
-# Parts of MIL with no operator of the frontend: recurrent layers, control flow, random numbers, state.
-_LEFT_OUT = ("test_recurrent.py", "test_control_flow.py", "test_random.py", "test_states.py")
+# Parts of MIL with no operator of the frontend: control flow, random numbers, state.
+_LEFT_OUT = ("test_control_flow.py", "test_random.py", "test_states.py")
 
 
 @dataclass(frozen=True)

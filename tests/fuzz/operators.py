@@ -806,13 +806,48 @@ def _loss(b: Builder, operator: str) -> object:
     return b.add(operator, [x, named, *weight], reduction=reduction, ignore_index=b.one_of((None, 1, -1)))
 
 
+# Recurrent layers
+
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_ACTIVATIONS = ("Sigmoid", "Tanh", "Relu", "HardSigmoid", "LeakyRelu", "Softsign", "Elu")
+
+
+@draws("LSTM", "GRU", "RNN")
+def _recurrent(b: Builder, operator: str) -> object:
+    x, hidden = b.tensor((3,)), b.whole(1, 6)
+    direction = b.one_of((None, "forward", "reverse", "bidirectional"))
+    count, rows = 1 + (direction == "bidirectional"), _GATES[operator] * hidden
+    steps, batch, width = x.shape
+
+    def state() -> Value | None:
+        return b.fresh((count, batch, hidden)) if b.chance(0.5) else None
+
+    inputs = [x, b.constant(b.normal((count, rows, width), 0.5)), b.constant(b.normal((count, rows, hidden), 0.5))]
+    inputs.append(b.constant(b.normal((count, 2 * rows), 0.5)) if b.chance(0.7) else None)
+    inputs.append(b.constant(b.random.integers(1, steps + 1, (batch,)), np.int32) if b.chance(0.3) else None)
+    inputs += [state(), *([state()] if operator == "LSTM" else [])]
+    if operator == "LSTM" and b.chance(0.3):
+        inputs.append(b.constant(b.normal((count, 3 * hidden), 0.5)))
+    places = {"LSTM": 3, "GRU": 2, "RNN": 1}[operator]
+    functions = [b.one_of(_ACTIVATIONS) for _ in range(places)] * count if b.chance(0.3) else None
+    held: dict[str, Any] = {
+        "direction": direction,
+        "hidden_size": hidden,
+        "clip": b.one_of((None, None, 0.5, 3.0)),
+        "activations": functions,
+    }
+    held |= {"linear_before_reset": b.one_of((None, 0, 1))} if operator == "GRU" else {}
+    held |= {"input_forget": b.one_of((None, None, 1))} if operator == "LSTM" else {}
+    return b.add(operator, inputs, outputs=1 + b.whole(0, 1 + (operator == "LSTM")), **held)
+
+
 # For static int8: what the scheme puts on codes and what it must place around them.
 QUANTIZABLE = tuple(
     """
     Conv Conv Conv ConvTranspose Gemm MatMul Add Sub Mul Relu Clip LeakyRelu Sigmoid Tanh HardSwish HardSigmoid PRelu Elu
     AveragePool MaxPool
     GlobalAveragePool GlobalMaxPool ReduceMean ReduceMax Concat Split Slice Pad Reshape Flatten Transpose Squeeze Unsqueeze Resize Gather
-    DepthToSpace SpaceToDepth Max Min Expand Tile Softmax BatchNormalization Gelu Mish Softplus
+    DepthToSpace SpaceToDepth Max Min Expand Tile Softmax BatchNormalization Gelu Mish Softplus LSTM GRU
     """.split()  # noqa: SIM905 - a table, not a column
 )
 

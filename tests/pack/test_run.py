@@ -39,6 +39,28 @@ def test_tensors_are_taken_by_name_as_they_are_and_stacked(tmp_path: Path) -> No
     np.testing.assert_array_equal(held["scale"], [2])
 
 
+STEPPED = replace(
+    TENSORS, inputs=(TensorSpec("x", "float32", (1, 2)), TensorSpec("past", "float32", (1, 3))), state={"past": "next"}, outputs=()
+)
+
+
+@pytest.mark.parametrize(("shape", "count"), [((1, 2), 1), ((4, 1, 2), 4)], ids=["step", "sequence"])
+def test_steps_of_a_stateful_student_start_from_zeros(shape: tuple[int, ...], count: int, tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", x=np.ones(shape, np.float32))
+    held = read_input(tmp_path / "in.npz", STEPPED)
+    assert held["x"].shape == (count, 1, 2)
+    assert held["past"].shape == (count, 1, 3) and not held["past"].any()
+
+
+@pytest.mark.parametrize(
+    "array", [np.float32(1), np.ones((4, 2), np.float32), np.ones((0, 1, 2), np.float32)], ids=["number", "row", "none"]
+)
+def test_what_is_no_step_and_no_sequence_is_refused(array: np.ndarray, tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", x=array)
+    with pytest.raises(PackError):
+        read_input(tmp_path / "in.npz", STEPPED)
+
+
 def test_an_npy_is_the_only_input(tmp_path: Path) -> None:
     image = np.zeros((1, 3, 4, 6), np.float32)
     np.save(tmp_path / "in.npy", image)

@@ -189,3 +189,26 @@ def test_the_contract_imports_nothing_but_the_standard_library_and_numpy() -> No
     imports = re.findall(r"^\s*(?:from|import) (\w+)", Path(contract.__file__).read_text(), re.MULTILINE)
     assert {name for name in imports if name not in sys.stdlib_module_names} == {"numpy"}
     assert os.path.basename(contract.__file__) == "contract.py"  # noqa: PTH119 - what the bundle copies
+
+
+class Summing(Doubling):
+    """A session with a state: what it heard so far."""
+
+    def set_inputs(self, feed: Any) -> None:
+        self._x = np.array(feed["x"] + feed["past"])
+
+    def outputs(self) -> contract.Arrays:
+        return {"y": self._x}
+
+
+class Stateful(Sample):
+    """A runtime whose artifacts carry a state from "y" to "past"."""
+
+    def load(self, artifact: str, threads: int) -> Summing:
+        return Summing(artifact, self.calls)
+
+
+def test_a_state_goes_from_sample_to_sample_until_the_next_sequence_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = {"x": np.ones((5, 1), np.float32), "past": np.zeros((5, 1), np.float32)}
+    fields: dict[str, Any] = {"action": "run", "arrays": arrays, "state": {"past": "y"}, "starts": [3]}
+    assert Asked(tmp_path, capsys, Stateful(), **fields).outputs["y"].ravel().tolist() == [1, 2, 3, 1, 2]

@@ -145,6 +145,8 @@ def _lower(operation: Operation, emit: Emitter, features: Mapping[str, str]) -> 
     found = TABLE[operation.op_type](operation, emit)
     results: Sequence[Var] = found if isinstance(found, list | tuple) else [found]
     for operand, value in zip(operation.outputs, results, strict=False):
+        if not operand.name:
+            continue
         emit.values[operand.name] = value
         if id(value) not in known and value.op is not None:
             _rename(value, features.get(operand.name) or emit.unique(operand.name))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepack.backends.coreml.spellings import OTHERS
 from edgepack.backends.spelling import respell
 from edgepack.backends.table import BackendError
 from edgepack.hub.graph import attributes, constant, dtype_name, static_shape
@@ -26,7 +27,9 @@ _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 # Reshape, Transpose, Reshape through more dimensions than Core ML has, as one operation with the attributes "sizes" and "perm".
 REARRANGE = "edgepack::Rearrange"
 # What no MIL operation says, spelled with what they say.
-_SPELLINGS = ({**indices.CLASSES, **geometry.SPELLERS, **sampling.BEYOND_LINEAR, **convolutions.COMPUTED},)
+_SPELLINGS = ({**OTHERS, **indices.CLASSES, **geometry.SPELLERS, **sampling.BEYOND_LINEAR, **convolutions.COMPUTED},)
+# An optional output that nothing reads; an operation's real outputs have names.
+_UNREAD = Operand("", (), "float32")
 # Core ML's limit for every tensor (coremltools: builder.py and the ML Program validator).
 MAX_RANK = 5
 
@@ -94,7 +97,8 @@ def _operation(node: ir.Node) -> Operation:
     if not domain and node.op_type in _QUANTIZERS and _encoding(node) is not None:
         return _conversion(node)
     inputs = tuple(None if value is None else _operand(value) for value in node.inputs)
-    return Operation(domain + node.op_type, node.name or "", attributes(node), inputs, tuple(map(_plain, node.outputs)))
+    outputs = tuple(_plain(value) if value.name else _UNREAD for value in node.outputs)
+    return Operation(domain + node.op_type, node.name or "", attributes(node), inputs, outputs)
 
 
 def _conversion(node: ir.Node) -> Operation:

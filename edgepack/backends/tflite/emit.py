@@ -43,6 +43,8 @@ class Emitter:
         self._calls: list[Call] = []
         self._bound: dict[str, View] = {}
         self._names: set[str] = set()
+        # With the array itself, whose address tells it from others only as long as it lives.
+        self._weights: dict[tuple[str, Shape, int, bool], tuple[NDArray[Any], View]] = {}
         self._ordered: dict[tuple[Tensor, Shape, Shape], View] = {}
 
     # Tensors
@@ -204,6 +206,13 @@ class Emitter:
 
         TFLite expands constant codes and halves once, when the interpreter starts, so that the file stays small.
         """
+        # The steps of a recurrent layer read one weight many times.
+        key = (name, data.shape, data.__array_interface__["data"][0], keeps_codes)
+        if key not in self._weights:
+            self._weights[key] = (data, self._stored_weights(name, data, encoding, keeps_codes))
+        return self._weights[key][1]
+
+    def _stored_weights(self, name: str, data: NDArray[Any], encoding: Encoding | None, keeps_codes: bool) -> View:
         if encoding is None and self.scheme.activations == "float16" and data.dtype == np.float32 and data.size >= _HALF_PRECISION_FROM:
             return self._halved(name, data)
         held = self.constant(name, data, encoding)

@@ -18,6 +18,7 @@ from edgepack.backends.tflite.program import Options, Program, Tensor, View
 from edgepack.backends.tflite.table import TABLE, computes_in_float
 from edgepack.hub.graph import constant, static_shape
 from edgepack.hub.passes import convolutions, geometry, indices, sampling
+from edgepack.hub.passes.recurrent import UNROLLED
 from edgepack.quantize.fold import FoldedGraph, Operand, Operation, fold
 from edgepack.quantize.scheme import Scheme
 
@@ -31,7 +32,7 @@ _SCHEMES = ("fp32", "fp16", "w8a8", "w8d8", "w8")
 
 # What no kernel says in one call, spelled with what kernels say.
 _SPELLINGS = (
-    {**indices.CLASSES, **indices.ELEMENTS, **geometry.SPELLERS, **sampling.SPELLERS, **convolutions.IMAGES_ALONE},
+    {**UNROLLED, **indices.CLASSES, **indices.ELEMENTS, **geometry.SPELLERS, **sampling.SPELLERS, **convolutions.IMAGES_ALONE},
     indices.ROWS,
 )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgepack.hub.passes import (
     activations,
+    control,
     declared,
     elementwise,
     folding,
@@ -18,6 +19,7 @@ from edgepack.hub.passes import (
     normalization,
     pads,
     pools,
+    recurrent,
     reductions,
     shapes,
     signals,
@@ -25,12 +27,13 @@ from edgepack.hub.passes import (
 )
 from edgepack.hub.passes.contract import Outcome, Rewrite
 from edgepack.hub.passes.editing import Spellers, respelled
+from edgepack.hub.passes.recurrent import plain_layers
 from edgepack.hub.passes.structure import drop_unused
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Outcome", "Rewrite", "after_pinning", "drop_unused", "sequence"]
+__all__ = ["Outcome", "Rewrite", "after_pinning", "drop_unused", "plain_layers", "sequence"]
 
 
 def _spell(model: ir.Model, spellers: Spellers) -> bool:
@@ -55,6 +58,8 @@ def sequence() -> list[Rewrite]:
         Rewrite("whole windows", pools.whole_windows),
         Rewrite("scatter by rows", structure.scatter_by_rows),
         Rewrite("fold constants", folding.fold_constants, structure.no_functions),
+        Rewrite("write out control flow", control.write_out),
+        Rewrite("plain recurrent layers", recurrent.plain_layers, ensures=recurrent.are_plain),
         Rewrite("fold patterns", layers.fold_patterns, ensures=layers.no_batch_norm_after_linear),
         Rewrite("normalize Gemm", layers.normalize_gemm, ensures=layers.gemms_are_plain),
         Rewrite("global pools", pools.global_pools, ensures=pools.no_mean_over_space),
@@ -95,6 +100,6 @@ def _spellings() -> list[Rewrite]:
 def after_pinning() -> list[Rewrite]:
     """What must run again once sizes are known: shapes, what can be computed from them, and names for new nodes."""
     by_name = {rewrite.name: rewrite for rewrite in sequence()}
-    first = ("whole windows", "infer shapes", "fold constants", "transposed pads")
+    first = ("whole windows", "infer shapes", "fold constants", "write out control flow", "transposed pads")
     last = ("static reshapes", "fewer axes", "share and drop", "strip defaults", "name nodes", "infer shapes")
     return [*(by_name[name] for name in first), *_spellings(), *(by_name[name] for name in last)]

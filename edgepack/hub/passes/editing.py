@@ -31,13 +31,27 @@ class Spelling:
 
     def __call__(self, operator: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """Add a node of one output."""
+        return self.many(operator, inputs, 1, **attributes)[0]
+
+    def many(self, operator: str, inputs: Sequence[ir.Value | None], outputs: int, **attributes: Any) -> list[ir.Value]:
+        """Add a node of several outputs."""
         import onnx_ir as ir
 
         name = f"{self._stem}/{operator}{len(self.nodes)}"
-        node = ir.node(operator, list(inputs), attributes, name=name)
-        node.outputs[0].name = name
+        node = ir.node(operator, list(inputs), attributes, name=name, num_outputs=outputs)
+        for index, value in enumerate(node.outputs):
+            value.name = f"{name}_{index}" if index else name
         self.nodes.append(node)
-        return node.outputs[0]
+        return list(node.outputs)
+
+    def adopt(self, nodes: Sequence[ir.Node]) -> None:
+        """Add nodes of another graph, in order, under names of their own; their shapes are to be inferred again."""
+        for node in nodes:
+            prefix = f"{self._stem}/{len(self.nodes)}"
+            node.name = f"{prefix}/{node.name or node.op_type}"
+            for index, value in enumerate(node.outputs):
+                value.name, value.shape = value.name and f"{prefix}/{value.name or index}", None
+            self.nodes.append(node)
 
     def constant(self, array: Any, dtype: Any) -> ir.Value:
         """An initializer."""

@@ -64,8 +64,19 @@ def gemm(operation: Operation, emit: Emitter) -> View:
         return _added(operation, emit, _batched(operation, emit, x), addend)
     if addend is None or _is_vector(addend):
         return fully_connected(operation, emit, x, _bias(operation, emit))
+    if _is_row(operation, addend):
+        # XNNPACK leaves a bias that is no constant to the builtin kernel. That is as wanted: XNNPACK packs the weights anew for every
+        # call that reads them, 100 times in an LSTM of 100 steps (419 against 15 MB at width 512, and no faster).
+        return fully_connected(operation, emit, x, emit.reshaped(emit.plain(emit.take(addend)), addend.shape[-1:]))
     without = replace(operation, inputs=operation.inputs[:2], activation="")
     return _added(operation, emit, fully_connected(without, emit, x, _bias(without, emit)), addend)
+
+
+def _is_row(operation: Operation, addend: Operand) -> bool:
+    """Whether a computed addend is one row of reals: a bias. So is a step of a recurrent layer."""
+    weight, shape = operation.inputs[1], operation.outputs[0].shape
+    plain = weight is not None and weight.encoding is None and operation.attributes.get("beta", 1.0) == 1
+    return plain and addend.constant is None and addend.shape == shape and shape[0] == 1
 
 
 def _multiplied(product: View, operation: Operation, emit: Emitter) -> View:
