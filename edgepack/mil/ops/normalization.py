@@ -1,4 +1,4 @@
-"""batch_norm, instance_norm and layer_norm (coremltools iOS15/normalization.py); statistics are taken in float64."""
+"""Normalizations (coremltools iOS15/normalization.py); statistics are taken in float64."""
 
 from __future__ import annotations
 
@@ -41,6 +41,28 @@ def layer_norm(operation: MilOperation) -> Kernel:
         shape = tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape))
         scale, shift = (held.reshape(shape) if held.ndim else held for held in (gamma, beta))
         return np.asarray(_standardized(x, axes, epsilon) * scale + shift)
+
+    return operation.bind(("x",), kernel)
+
+
+@implements("l2_norm", accepts=("x", "epsilon"))
+def l2_norm(operation: MilOperation) -> Kernel:
+    """``x / sqrt(sum(x^2) + epsilon)`` over the last three dimensions; epsilon defaults to 1e-6."""
+    epsilon = float(operation.number("epsilon", 1e-6))
+    return operation.bind(("x",), lambda x: x / np.sqrt(np.square(x, dtype=np.float64).sum((-3, -2, -1), keepdims=True) + epsilon))
+
+
+@implements("local_response_norm", accepts=("x", "size", "alpha", "beta", "k"))
+def local_response_norm(operation: MilOperation) -> Kernel:
+    """``x / (k + alpha / size * sum(x^2))^beta`` over ``size`` neighbouring channels (dimension 1), of an even size one more before."""
+    (size,) = operation.integers("size", ())
+    alpha, beta, k = (float(operation.number(name, default)) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("k", 1)))
+
+    def kernel(x: Array) -> Array:
+        padding = [(0, 0), (size // 2, (size - 1) // 2), *[(0, 0)] * (x.ndim - 2)]
+        squares = np.pad(np.square(x, dtype=np.float64), padding)
+        sums = np.lib.stride_tricks.sliding_window_view(squares, size, axis=1).sum(axis=-1)
+        return np.asarray(x / (k + alpha / size * sums) ** beta)
 
     return operation.bind(("x",), kernel)
 
