@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # coremltools imports each of these if it can, only for its own converters: 6 CPU seconds instead of 1.
-_PROBED = ("torch", "sklearn", "xgboost", "tensorflow")
+_PROBED = ("torch", "sklearn", "xgboost", "tensorflow", "transformers")
 
 
 @cache

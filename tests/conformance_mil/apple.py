@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,8 +36,6 @@ _NEEDED = {
     "torch": "tests that compute their expected values with torch",
     "scipy": "tests of erf, gelu and pools",
 }
-# Parts of MIL with no operator of the frontend: recurrent layers, control flow, random numbers, state.
-_LEFT_OUT = ("test_recurrent.py", "test_control_flow.py", "test_random.py", "test_states.py")
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ def files(only: str = "") -> list[Path]:
     """Apple's test files whose "iOSnn/test_name.py" holds ``only``, largest release last."""
     package = importlib.util.find_spec("coremltools")
     folder = Path(package.origin).parent / "converters/mil/mil/ops/tests" if package and package.origin else ROOT / "absent"
-    found = [path for path in sorted(folder.glob("iOS*/test_*.py")) if path.name not in _LEFT_OUT or (only and only in label(path))]
-    return [path for path in found if only in label(path)]
+    return [path for path in [*sorted(folder.glob("iOS*/test_*.py")), *folder.glob("*_dialect/test_*.py")] if only in label(path)]
 
 
 def label(path: Path) -> str:
@@ -107,8 +105,9 @@ def run_files(paths: Sequence[Path], limits: Limits, jobs: int, only: str = "") 
     """The outcomes of several files, ``jobs`` at a time, in the files' order."""
 
     def run_one(path: Path) -> list[Outcome]:
+        begun = time.monotonic()
         outcomes = run_file(path, limits, only)
-        print(f"{label(path)}: {Tally.of(outcomes).counts}", file=sys.stderr, flush=True)
+        print(f"{label(path)}: {Tally.of(outcomes).counts}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
         return outcomes
 
     with ThreadPoolExecutor(jobs) as pool:

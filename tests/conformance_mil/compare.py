@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.mil.errors import KernelError, MilError
+from edgepack.mil.operation import State
 from edgepack.mil.program import Program
 
 Array = NDArray[Any]
@@ -71,13 +72,26 @@ def _operations(model: Any) -> list[Any]:
     return [operation for block in blocks for operation in block.operations]
 
 
+# Values in Apple's tests that cannot be what Apple's own formula gives, by operation: crop_resize at (1.5, 0.9) of 1 + 4 h + w is
+# 7.9, written as the first digits of 7.8999996. Apple runs these cases with its tolerance for fp16 only, where it does not show.
+MISPRINTS = {"crop_resize": {7.899: 7.9}}
+
+
 def compare(
-    model: Any, feed: Mapping[str, Any], expected: Mapping[str, Any] | None, absolute: float = 1e-4, relative: float = 1e-5
+    model: Any,
+    feed: Mapping[str, Any],
+    expected: Mapping[str, Any] | None,
+    absolute: float = 1e-4,
+    relative: float = 1e-5,
+    states: dict[str, State] | None = None,
 ) -> Comparison:
-    """Save ``model``, read it back, run it on ``feed`` and compare every output with ``expected``."""
+    """Save ``model``, read it back, run it on ``feed`` and compare every output with ``expected``.
+
+    ``states`` are what earlier predictions of the model left; empty before the first.
+    """
     operators = operators_of(model)
     try:
-        found = _interpret(model, feed)
+        found = interpret(model, feed, states)
     except KernelError as error:
         return Comparison("wrong", error.cause, operators)
     except MilError as error:
@@ -87,19 +101,32 @@ def compare(
     if expected is None:
         return Comparison("no_values", "the test expects no values", operators)
     tolerance = Tolerance(absolute, relative, roundings_of(model))
-    reasons = [reason for name, want in expected.items() if (reason := _difference(name, found, want, tolerance))]
+    wanted = {name: _corrected(want, operators) for name, want in expected.items()}
+    reasons = [reason for name, want in wanted.items() if (reason := _difference(name, found, want, tolerance))]
     return Comparison("wrong" if reasons else "pass", "; ".join(reasons), operators)
 
 
-def _interpret(model: Any, feed: Mapping[str, Any]) -> dict[str, Array]:
+def _corrected(want: Any, operators: Sequence[str]) -> Array:
+    """Apple's expected values with those of ``MISPRINTS`` put right."""
+    array = np.array(want)
+    for printed, meant in ((printed, meant) for name in operators for printed, meant in MISPRINTS.get(name, {}).items()):
+        array[array == array.dtype.type(printed)] = meant
+    return array
+
+
+def interpret(model: Any, feed: Mapping[str, Any], states: dict[str, State] | None = None) -> dict[str, Array]:
+    """The outputs of a converted model, saved and read back; ``states`` are updated, and filled in when empty."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case.mlpackage"
         model.save(str(path))
         program = Program.load(path)
+    if states is not None and not states:
+        states.update(program.new_states())
     samples = {declared.name: np.asarray(feed[declared.name]).astype(declared.dtype) for declared in program.inputs}
     ranks = {declared.name: declared.rank for declared in program.inputs}
     # Core ML has no features without dimensions: a scalar is fed as one element.
-    return program.run({name: sample.reshape((1,) * ranks[name]) if sample.ndim == 0 else sample for name, sample in samples.items()})
+    shaped = {name: sample.reshape((1,) * ranks[name]) if sample.ndim == 0 else sample for name, sample in samples.items()}
+    return program.run(shaped, states)
 
 
 def _difference(name: str, found: Mapping[str, Array], want: Any, tolerance: Tolerance) -> str:

@@ -81,6 +81,12 @@ def test_the_bar_is_97_percent_and_nothing_wrong(kinds: list[Kind], meets: bool)
     assert meets_bar(outcomes, ["add"]) is meets
 
 
+def test_a_refused_case_counts_whatever_its_operator() -> None:
+    outcomes = [Outcome("a", str(at), "pass", operators=("add",)) for at in range(97)]
+    refused = [Outcome("a", f"r{at}", "refused", operators=("einsum",)) for at in range(4)]
+    assert meets_bar([*outcomes, *refused[:3]], ["add"]) and not meets_bar([*outcomes, *refused], ["add"])
+
+
 def test_a_wrong_case_of_an_operator_nobody_emits_still_fails_the_bar() -> None:
     assert not meets_bar([Outcome("a", "1", "pass", operators=("add",)), Outcome("a", "2", "wrong", operators=("einsum",))], ["add"])
 

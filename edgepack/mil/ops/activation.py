@@ -130,6 +130,13 @@ def thresholded_relu(operation: MilOperation) -> Kernel:
     return operation.bind(("x",), lambda x: np.where(x >= alpha, x, np.float32(0)))
 
 
+@implements("threshold", accepts=("x", "alpha"), selects=True)
+def threshold(operation: MilOperation) -> Kernel:
+    """``max(x, alpha)``."""
+    alpha = operation.array("alpha")
+    return operation.bind(("x",), lambda x: np.maximum(x, alpha))
+
+
 @implements("softplus_parametric", accepts=("x", "alpha", "beta"))
 def softplus_parametric(operation: MilOperation) -> Kernel:
     """``alpha * ln(1 + exp(beta * x))`` with an alpha and a beta for each channel (dimension 1)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -103,3 +104,56 @@ def fill_like(operation: MilOperation) -> Kernel:
 def non_zero(operation: MilOperation) -> Kernel:
     """The places of the elements that are not 0, one a row."""
     return operation.bind(("x",), np.argwhere)
+
+
+@implements("fill", accepts=("shape", "value"))
+def fill(operation: MilOperation) -> Kernel:
+    """``value`` (default 0) in the given shape."""
+    value = operation.array("value") if operation.has("value") else np.float32(0)
+    return operation.bind(("shape",), lambda shape: np.full(shape, value))
+
+
+@implements("band_part", accepts=("x", "lower", "upper"), selects=True)
+def band_part(operation: MilOperation) -> Kernel:
+    """Zeros but for ``lower`` diagonals below the main one of the last two dimensions and ``upper`` above; all of a side if negative."""
+    (lower,), (upper,) = operation.integers("lower", (-1,)), operation.integers("upper", (-1,))
+
+    def kernel(x: Array) -> Array:
+        below = np.arange(x.shape[-2])[:, None] - np.arange(x.shape[-1])
+        kept = ((lower < 0) | (below <= lower)) & ((upper < 0) | (-below <= upper))
+        return np.where(kept, x, np.zeros((), x.dtype))
+
+    return operation.bind(("x",), kernel)
+
+
+@implements("one_hot", accepts=("indices", "one_hot_vector_size", "axis", "on_value", "off_value"))
+def one_hot(operation: MilOperation) -> Kernel:
+    """``on_value`` (default 1) at the index along the new ``axis`` (default the last), ``off_value`` (default 0) elsewhere."""
+    (axis,) = operation.integers("axis", (-1,))
+    on, off = (
+        operation.array(name) if operation.has(name) else np.asarray(default) for name, default in (("on_value", 1), ("off_value", 0))
+    )
+
+    def kernel(indices: Array, size: Array) -> Array:
+        if indices.size and not 0 <= indices.min() <= indices.max() < size:
+            raise operation.refusal(f"takes an index outside [0, {int(size) - 1}], which Core ML documents nothing for")
+        is_there = np.expand_dims(indices, axis) == np.expand_dims(np.arange(int(size)), _others(axis, indices.ndim + 1))
+        return np.where(is_there, on, off)
+
+    return operation.bind(("indices", "one_hot_vector_size"), kernel)
+
+
+def _others(axis: int, rank: int) -> tuple[int, ...]:
+    """All axes of a tensor but one."""
+    return tuple(held for held in range(rank) if held != axis % rank)
+
+
+@implements("range_1d", accepts=("start", "end", "step"))
+def range_1d(operation: MilOperation) -> Kernel:
+    """``start``, ``start + step``, ... as far as they lie before ``end``."""
+
+    def kernel(start: Array, end: Array, step: Array) -> Array:
+        count = max(math.ceil((float(end) - float(start)) / float(step)), 0)
+        return np.asarray(float(start) + np.arange(count) * float(step))
+
+    return operation.bind(("start", "end", "step"), kernel)
