@@ -130,9 +130,8 @@ def band_part(operation: MilOperation) -> Kernel:
 def one_hot(operation: MilOperation) -> Kernel:
     """``on_value`` (default 1) at the index along the new ``axis`` (default the last), ``off_value`` (default 0) elsewhere."""
     (axis,) = operation.integers("axis", (-1,))
-    on, off = (
-        operation.array(name) if operation.has(name) else np.asarray(default) for name, default in (("on_value", 1), ("off_value", 0))
-    )
+    on = operation.array("on_value") if operation.has("on_value") else np.asarray(1)
+    off = operation.array("off_value") if operation.has("off_value") else np.asarray(0)
 
     def kernel(indices: Array, size: Array) -> Array:
         if indices.size and not 0 <= indices.min() <= indices.max() < size:

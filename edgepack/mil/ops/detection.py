@@ -21,12 +21,12 @@ def non_maximum_suppression(operation: MilOperation) -> Kernel:
     (limit,) = operation.integers("max_boxes", ())
     # The fourth output went with iOS 17, and the order of dimensions changed.
     is_last = len(operation.outputs) == 3
-    thresholds = float(operation.number("iou_threshold", 0)), float(operation.number("score_threshold", -np.inf))
+    overlap, least = float(operation.number("iou_threshold", 0)), float(operation.number("score_threshold", -np.inf))
     by_class = operation.flag("per_class_suppression")
 
     def kernel(boxes: Array, scores: Array) -> list[Array]:
         rows = [held.swapaxes(1, 2) if is_last else held for held in (boxes, scores)]
-        places = [_chosen(*parts, *thresholds, by_class)[:limit] for parts in zip(*rows, strict=True)]
+        places = [_chosen(box, score, overlap, least, by_class)[:limit] for box, score in zip(*rows, strict=True)]
         found = [np.stack([_filled(part[kept], limit) for part, kept in zip(held, places, strict=True)]) for held in rows]
         indices = np.stack([np.pad(kept, (0, limit - len(kept)), constant_values=-1) for kept in places])
         if is_last:
