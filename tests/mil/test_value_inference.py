@@ -88,6 +88,14 @@ FORMS: dict[str, Form] = {
     "argsort": lambda mb, x: mb.argsort(x=x, axis=2),
     "linear": lambda mb, x: mb.linear(x=x, weight=X[0] * 2, bias=X[0, :, 0]),
     "matmul": lambda mb, x: mb.matmul(x=x, y=X, transpose_y=True),
+    "clamped_relu": lambda mb, x: mb.clamped_relu(x=x, alpha=np.float32(0.3), beta=np.float32(0.5)),
+    "linear_activation": lambda mb, x: mb.linear_activation(x=x, alpha=np.float32(0.3), beta=np.float32(-0.5)),
+    "scaled_tanh": lambda mb, x: mb.scaled_tanh(x=x, alpha=np.float32(0.3), beta=np.float32(1.5)),
+    "threshold": lambda mb, x: mb.threshold(x=x, alpha=np.float32(0.1)),
+    "thresholded_relu": lambda mb, x: mb.thresholded_relu(x=x, alpha=np.float32(0.1)),
+    "softplus_parametric": lambda mb, x: mb.softplus_parametric(x=x, alpha=X[0, :, 0], beta=X[1, :, 0]),
+    "einsum": lambda mb, x: mb.einsum(values=[x, mb.transpose(x=x, perm=[2, 1, 0])], equation="dgh,hgk->dgk"),
+    "fill_like": lambda mb, x: mb.fill_like(ref_tensor=x, value=np.int32(3)),
     "cast": lambda mb, x: mb.cast(x=x, dtype="int32"),
     "quantize": lambda mb, x: mb.cast(
         x=mb.quantize(
