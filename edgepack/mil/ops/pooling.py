@@ -45,7 +45,7 @@ def avg_pool(operation: MilOperation) -> Kernel:
     return operation.bind(("x",), kernel)
 
 
-@implements("l2_pool", accepts=("x", "kernel_sizes", "strides", "pad_type", "pad"))
+@implements("l2_pool", accepts=_ACCEPTS)
 def l2_pool(operation: MilOperation) -> Kernel:
     """The square root of the sum of squares of each window; padding adds nothing."""
     window = Window.of(operation, operation.integers("kernel_sizes", ()))
