@@ -223,6 +223,8 @@ def _type(variable: Any) -> TensorType:
         held = variable.elem_type
     if types.is_state(held):
         held = held.wrapped_type()
+    if types.is_dict(held):
+        raise MilError(f"value '{variable.name}' is a dictionary, as of a classifier", "convert it without a classifier's configuration")
     is_tensor = types.is_tensor(held)
     dtype = str(np.dtype(types.nptype_from_builtin(held.get_primitive() if is_tensor else held)))
     sizes = held.get_shape() if is_tensor else ()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgepack.mil.environment import coremltools
 from edgepack.mil.errors import MilError
 from edgepack.mil.operation import MilOperation, TensorType, implemented, kernel_of
 from edgepack.mil.program import Program
@@ -183,6 +184,20 @@ def test_a_second_run_does_not_see_the_first(tmp_path: Path) -> None:
     (first,), _ = program.run({"x": X}).values(), program.run({"x": -X})
     (again,) = program.run({"x": X}).values()
     assert np.array_equal(first, again)
+
+
+def test_a_classifier_is_refused(tmp_path: Path) -> None:
+    ct = coremltools()
+    from coremltools.converters.mil.mil import Function
+
+    program = ct.converters.mil.mil.Program()
+    with Function({"x": builder().placeholder(shape=(1, 2))}, opset_version=ct.target.iOS17) as function:
+        function.set_outputs([builder().softmax(x=function.inputs["x"])])
+    program.add_function("main", function)
+    path, labels = tmp_path / "classifier.mlpackage", ct.ClassifierConfig(["cat", "dog"])
+    ct.convert(program, minimum_deployment_target=ct.target.iOS17, classifier_config=labels, skip_model_load=True, package_dir=str(path))
+    with pytest.raises(MilError, match="a dictionary, as of a classifier"):
+        Program.load(path)
 
 
 def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
