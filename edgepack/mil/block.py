@@ -72,7 +72,16 @@ def _prepared(operations: Sequence[MilOperation], results: Sequence[str]) -> Ite
         read = {name for names in operation.inputs.values() for name in names}
         unread = {output.name for output in operation.outputs if output.name not in last}
         finished = {name for name in read if last[name] == index} | unread
-        yield Step(operation, kernel_of(operation), tuple(sorted(finished - set(results))))
+        yield Step(operation, _kernel(operation), tuple(sorted(finished - set(results))))
+
+
+def _kernel(operation: MilOperation) -> Kernel:
+    try:
+        return kernel_of(operation)
+    except MilError:
+        raise
+    except Exception as error:
+        raise operation.refusal(f"has parameters that do not fit it ({error})") from error
 
 
 def _compute(step: Step, values: Mapping[str, Any]) -> dict[str, Array]:

@@ -163,6 +163,18 @@ def test_resize_keeps_a_size_of_zero_and_takes_one_computed_at_run_time() -> Non
     np.testing.assert_allclose(found, [[[0, 0.1, 0.5, 0.9, 1]]], atol=1e-6)
 
 
+def test_resize_takes_the_element_next_to_a_point_and_refuses_one_halfway() -> None:
+    x = np.array([[[1, 2, 3]]], np.float32)
+
+    def body(x: Any, shape: Any) -> Any:
+        return builder().resize(x=x, shape=shape, resized_dims=np.uint32(2), interpolation_mode="NEAREST_NEIGHBOR")
+
+    # At 0, 3/5, 6/5, 9/5 and, clamped, 12/5.
+    assert interpret(body, x=x, shape=np.array([1, 5], np.int32))[0].tolist() == [[[1, 2, 2, 3, 3]]]
+    with pytest.raises(MilError, match="halfway"):
+        interpret(body, x=x, shape=np.array([1, 6], np.int32))
+
+
 def test_of_overlapping_boxes_the_best_is_kept_and_the_rest_is_padding() -> None:
     boxes = np.array([[0, 0, 2, 2], [1, 0, 2, 2], [0.5, 0, 2, 2], [9, 9, 1, 1]], np.float32)[None]
     scores = np.array([[0.5, 0], [0.9, 0], [0, 0.7], [0.1, 0.2]], np.float32)[None]

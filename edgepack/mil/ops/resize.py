@@ -28,18 +28,32 @@ def resize_nearest_neighbor(operation: MilOperation) -> Kernel:
 
 @implements("resize", accepts=("x", "shape", "resized_dims", "interpolation_mode", "sampling_mode"))
 def resize(operation: MilOperation) -> Kernel:
-    """The last two dimensions to the last two sizes of ``shape``, where 0 keeps a size: as resize_nearest_neighbor or resize_bilinear."""
+    """The last two dimensions to the last two sizes of ``shape``, where 0 keeps a size.
+
+    LINEAR is resize_bilinear. NEAREST_NEIGHBOR takes the element next to each grid point, not the one before it as
+    resize_nearest_neighbor does; Apple shows it for one sampling mode, and never a point halfway between two elements: refused.
+    """
     if operation.integers("resized_dims", ()) != (2,):
         raise operation.refusal("resizes other than two dimensions")
     interpolation, mode = operation.text("interpolation_mode", "LINEAR"), operation.text("sampling_mode", "DEFAULT")
-    if mode not in _SPACING or ((interpolation, mode) != ("NEAREST_NEIGHBOR", "DEFAULT") and interpolation != "LINEAR"):
+    if mode not in _SPACING or (interpolation != "LINEAR" and (interpolation, mode) != ("NEAREST_NEIGHBOR", "DEFAULT")):
         raise operation.refusal(f"has interpolation_mode {interpolation} and sampling_mode {mode}")
 
     def kernel(x: Array, shape: Array) -> Array:
         target = [int(size) or held for size, held in zip(shape[-2:], x.shape[-2:], strict=True)]
-        return _nearest(x, target) if interpolation == "NEAREST_NEIGHBOR" else _sampled(x, mode, target)
+        if interpolation == "LINEAR":
+            return _sampled(x, mode, target)
+        rows, columns = (_next_to(operation, grid_points(mode, size, out)) for size, out in zip(x.shape[-2:], target, strict=True))
+        return np.asarray(x.take(rows, axis=-2).take(columns, axis=-1))
 
     return operation.bind(("x", "shape"), kernel)
+
+
+def _next_to(operation: MilOperation, points: Array) -> Array:
+    """The elements nearest to grid points."""
+    if (points % 1 == 0.5).any():
+        raise operation.refusal("takes a point halfway between two elements, which Core ML documents no rounding for")
+    return np.rint(points).astype(np.int64)
 
 
 @implements("resize_bilinear", accepts=("x", "target_size_height", "target_size_width", "sampling_mode"))
