@@ -55,14 +55,16 @@ def operators_of(model: Any) -> tuple[str, ...]:
 
 
 def roundings_of(model: Any) -> int:
-    """How many values of a package are rounded to fp16: those its protobuf declares so, constants among them, and Apple's expectation.
+    """How many values of a package are rounded to fp16: those its protobuf declares so, inputs and constants too, and Apple's expectation.
 
     The types of the package decide, not the precision the test was asked for: a test "in fp32" may feed and compute fp16.
     """
     from coremltools import proto
 
     half = proto.MIL_pb2.DataType.FLOAT16
-    types = [output.type.tensorType.dataType for operation in _operations(model) for output in operation.outputs]
+    taken = [given for function in model.get_spec().mlProgram.functions.values() for given in function.inputs]
+    given = [output for operation in _operations(model) for output in operation.outputs]
+    types = [value.type.tensorType.dataType for value in (*taken, *given)]
     return types.count(half) + 1 if half in types else 0
 
 
