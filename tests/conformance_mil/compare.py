@@ -15,6 +15,8 @@ from edgepack.mil.errors import KernelError, MilError
 from edgepack.mil.operation import State
 from edgepack.mil.program import Program
 
+from .outcomes import Kind
+
 Array = NDArray[Any]
 
 # Rounding to fp16 (11 significant bits, to nearest) moves a number by at most this part of itself.
@@ -28,6 +30,30 @@ class Comparison:
     kind: Literal["pass", "refused", "wrong", "no_values"]
     reason: str = ""
     operators: tuple[str, ...] = ()
+
+
+# The reason of a comparison that is left to the test; how a refusal for the operation itself, and a demanded error, are told.
+PREDICTED = "compared by the test itself"
+_UNKNOWN = "is not implemented"
+_NO_ERROR = "Failed: DID NOT RAISE"
+
+
+def judge_failure(crash: str, held: Sequence[Comparison]) -> tuple[Kind, str]:
+    """What a test's failure beside its comparisons means; ``held`` are those, the worst first, none of them wrong.
+
+    A test may demand that Core ML breaks off or gives other values than the expected, for an index outside for instance: a refusal is
+    right then, and a value is not. An assertion on predicted values is a comparison. Everything else is the harness.
+    """
+    refused = bool(held) and held[0].kind == "refused"
+    if refused and (not crash.startswith(_NO_ERROR) or _UNKNOWN in held[0].reason):
+        return "refused", held[0].reason
+    if refused:
+        return "no_values", "the test demands an error, and the interpreter refuses"
+    if held and crash.startswith(_NO_ERROR):
+        return "wrong", f"{crash}: the interpreter gives values where the test demands an error"
+    if held and held[0].reason == PREDICTED and crash.lower().startswith("assert"):
+        return "wrong", crash
+    return "harness", crash
 
 
 @dataclass(frozen=True)

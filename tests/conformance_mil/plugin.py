@@ -25,17 +25,13 @@ from coremltools.models import MLModel
 
 from edgepack.mil.errors import KernelError, MilError
 
-from .compare import Comparison, compare, interpret, operators_of
+from .compare import PREDICTED, Comparison, compare, interpret, judge_failure, operators_of
 from .outcomes import Kind, Outcome, append
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 
 OUTCOMES = "EDGEPACK_APPLE_OUTCOMES"
 SAMPLE = "EDGEPACK_APPLE_SAMPLE"
-# In the reason of a refusal for the operation itself.
-UNKNOWN = "is not implemented"
-# The reason of a comparison that is left to the test.
-PREDICTED = "compared by the test itself"
 _COMPARISONS: list[Comparison] = []
 # The worst comparison of a case decides it.
 _ORDER: tuple[Kind, ...] = ("wrong", "refused", "pass", "no_values")
@@ -127,32 +123,11 @@ def _outcome(item: pytest.Item, report: pytest.TestReport, comparisons: Iterable
     if report.skipped or hasattr(report, "wasxfail"):
         return Outcome(file, case, "skipped", _skip_reason(report), operators)
     if report.failed and (not held or held[0].kind != "wrong"):
-        kind, reason = _judged(_crash(report), held)
+        kind, reason = judge_failure(_crash(report), held)
         return Outcome(file, case, kind, reason, operators)
     if not held:
         return Outcome(file, case, "no_values", "the test compares nothing without Core ML")
     return Outcome(file, case, held[0].kind, held[0].reason, operators)
-
-
-_NO_ERROR = "Failed: DID NOT RAISE"
-
-
-def _judged(crash: str, held: Sequence[Comparison]) -> tuple[Kind, str]:
-    """What a failure beside the comparisons means.
-
-    A test may demand that Core ML breaks off or gives other values than the expected, for an index outside for instance: a refusal is
-    right then, and a value is not. An assertion on predicted values is a comparison. Everything else is the harness.
-    """
-    refused = bool(held) and held[0].kind == "refused"
-    if refused and (not crash.startswith(_NO_ERROR) or UNKNOWN in held[0].reason):
-        return "refused", held[0].reason
-    if refused:
-        return "no_values", "the test demands an error, and the interpreter refuses"
-    if held and crash.startswith(_NO_ERROR):
-        return "wrong", f"{crash}: the interpreter gives values where the test demands an error"
-    if held and held[0].reason == PREDICTED and crash.lower().startswith("assert"):
-        return "wrong", crash
-    return "harness", crash
 
 
 def _skip_reason(report: pytest.TestReport) -> str:

@@ -12,7 +12,7 @@ import edgepack.mil.ops  # noqa: F401 - registers what is implemented
 from edgepack.mil.operation import implemented
 
 from . import apple
-from .compare import HALF_UNIT, Tolerance, compare, roundings_of
+from .compare import HALF_UNIT, MISPRINTS, PREDICTED, Comparison, Tolerance, compare, judge_failure, roundings_of
 from .operators import emitted
 from .outcomes import Kind, Outcome, Tally, append, involving, read
 from .report import markdown, meets_bar, verdict
@@ -50,6 +50,29 @@ def test_a_real_package_is_judged_by_value_and_shape(expected: object, kind: str
 def test_a_case_without_expected_values_does_not_count_as_passed() -> None:
     found = compare(_doubled_plus_one(), {"x": np.array([0, 1], np.float32)}, None)
     assert found.kind == "no_values"
+
+
+@pytest.mark.parametrize(
+    ("crash", "comparison", "kind"),
+    [
+        ("Failed: DID NOT RAISE RuntimeError", Comparison("refused", "takes an index outside [0, 1]"), "no_values"),
+        ("Failed: DID NOT RAISE RuntimeError", Comparison("refused", "is not implemented by the interpreter"), "refused"),
+        ("Failed: DID NOT RAISE RuntimeError", Comparison("pass"), "wrong"),
+        ("RuntimeError: has mode x", Comparison("refused", "has mode x"), "refused"),
+        ("AssertionError: Not equal to tolerance", Comparison("pass", PREDICTED), "wrong"),
+        ("assert 0 == 2", Comparison("pass"), "harness"),
+        ("ImportError: no tensorflow", None, "harness"),
+    ],
+)
+def test_a_failure_beside_the_comparisons_is_judged_by_what_the_test_demands(crash: str, comparison: Comparison | None, kind: Kind) -> None:
+    assert judge_failure(crash, [comparison] if comparison else [])[0] == kind
+
+
+def test_a_misprint_is_corrected_for_its_operation_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed, printed = {"x": np.array([0, 1], np.float32)}, {"y": np.array([1.0, 2.9], np.float32)}
+    assert compare(_doubled_plus_one(), feed, printed).kind == "wrong"
+    monkeypatch.setitem(MISPRINTS, "mul", {2.9: 3.0})
+    assert compare(_doubled_plus_one(), feed, printed).kind == "pass"
 
 
 def test_a_file_that_takes_too_long_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
