@@ -54,7 +54,12 @@ def l2_norm(operation: MilOperation) -> Kernel:
 
 @implements("local_response_norm", accepts=("x", "size", "alpha", "beta", "k"))
 def local_response_norm(operation: MilOperation) -> Kernel:
-    """``x / (k + alpha / size * sum(x^2))^beta`` over ``size`` neighbouring channels (dimension 1), of an even size one more before."""
+    """``x / (k + alpha / size * sum(x^2))^beta`` over ``size`` neighbouring channels (dimension 1), of an even size one more before.
+
+    Of rank 3 Apple's tests contradict each other: dimension 1, or the third from the end as Core ML counted channels before. Refused.
+    """
+    if operation.outputs[0].rank == 3:
+        raise operation.refusal("has rank 3, where Apple's own values do not agree which dimension the channels are")
     (size,) = operation.integers("size", ())
     alpha, beta, k = (float(operation.number(name, default)) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("k", 1)))
 
