@@ -55,7 +55,8 @@ def markdown(outcomes: Sequence[Outcome], used: Sequence[str], version: str, sam
         "**Tolerance.** fp32: Apple's own (absolute 1e-4, relative 1e-5, unless the test says otherwise). fp16, where Apple allows\n"
         "0.5 + 5 %: on top of that 2^-11 (half a unit in the last place) of the largest expected magnitude for every value that the\n"
         "package declares as fp16, constants among them, and one for Apple's expectation. The types of the package count, not the\n"
-        "test's name. Nearly every fp16 case has a twin in fp32 that shows the same meaning without the allowance.",
+        "test's name. Recurrent operations squash what they sum: there the largest input is the magnitude. Nearly every fp16 case has a\n"
+        "twin in fp32 that shows the same meaning without the allowance.",
         "**Operators used** are the MIL operations named in the code of the Core ML backend (`tests/conformance_mil/operators.py`\n"
         "finds them). A case counts when its package holds no other operation, so that the backend could have written it.",
         f"**{verdict(outcomes, used)}.**",

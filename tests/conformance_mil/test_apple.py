@@ -34,6 +34,7 @@ def test_fp16_allows_the_roundings_and_fp32_only_apples_tolerance() -> None:
     want = np.array([0.0, 8.0])
     np.testing.assert_allclose(Tolerance(1e-4, 1e-5, 0).of(want), [1e-4, 1.8e-4])
     np.testing.assert_allclose(Tolerance(0.0, 0.0, 3).of(want), 3 * HALF_UNIT * 8)
+    np.testing.assert_allclose(Tolerance(0.0, 0.0, 3, summed=20).of(want), 3 * HALF_UNIT * 20)
 
 
 @pytest.mark.parametrize(
