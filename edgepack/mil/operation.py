@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,24 @@ class TensorType:
         return len(shape) == len(self.shape) and all(want in (None, size) for want, size in zip(self.shape, shape, strict=True))
 
 
+@dataclass
+class State:
+    """A tensor that a package keeps from one run to the next; fp16 widened to float32."""
+
+    array: Array
+
+
+class Block(Protocol):
+    """Operations nested in another one."""
+
+    def run(self, arguments: Sequence[Array], scope: Mapping[str, Any]) -> list[Array]:
+        """What it gives for these arguments, in order, among the values of ``scope``."""
+
+
+# The run-time parameter of an operation with blocks: all values from outside that they read, by name.
+SCOPE = "scope"
+
+
 @dataclass(frozen=True)
 class MilOperation:
     """One operation of a loaded program.
@@ -45,6 +63,7 @@ class MilOperation:
         constants: parameters known at load: arrays (fp16 widened to float32) or strings.
         inputs: run-time parameters: the name of the value read, several for a variadic parameter.
         outputs: what it declares to give.
+        blocks: nested in it, of control flow.
     """
 
     type: str
@@ -52,6 +71,7 @@ class MilOperation:
     constants: Mapping[str, Any]
     inputs: Mapping[str, tuple[str, ...]]
     outputs: tuple[TensorType, ...]
+    blocks: tuple[Block, ...] = ()
 
     def array(self, parameter: str) -> Array:
         """A constant tensor parameter; MilError when it is absent or computed at run time."""

@@ -6,27 +6,20 @@ rounded to fp16, as Core ML's CPU and Neural Engine kernels do at least. Between
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgepack.mil.block import VARIADIC, Step, Steps
 from edgepack.mil.environment import coremltools
 from edgepack.mil.errors import MilError
-from edgepack.mil.operation import Array, Kernel, MilOperation, TensorType, kernel_of, selects
+from edgepack.mil.operation import SCOPE, Array, MilOperation, State, TensorType
 from edgepack.mil.package import refuse_unsafe_package
+from edgepack.mil.protobuf import drop_mistyped_epsilons
 from edgepack.mil.rounding import to_half
-
-
-@dataclass(frozen=True)
-class Step:
-    """One prepared operation, and the values nobody reads after it."""
-
-    operation: MilOperation
-    kernel: Kernel
-    finished: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,16 +28,16 @@ class Program:
 
     Attributes:
         inputs, outputs: name, dtype ("float32", "int32") and shape, in the package's order; a size may be None (any).
+        states: the tensors it keeps from one run to the next.
         opset: the package's MIL opset ("CoreML7").
-        constants: constants that are joined to run-time values or given as they are, by name.
-        steps: in execution order.
+        body: its operations.
     """
 
     inputs: tuple[TensorType, ...]
     outputs: tuple[TensorType, ...]
+    states: tuple[TensorType, ...]
     opset: str
-    constants: Mapping[str, Array]
-    steps: tuple[Step, ...]
+    body: Steps
 
     @classmethod
     def load(cls, path: Path | str) -> Program:
@@ -56,31 +49,40 @@ class Program:
         import edgepack.mil.ops  # noqa: F401 - registers the implementations
 
         function = read_function(Path(path))
+        variables = list(function.inputs.values())
+        inputs, states = (tuple(_type(held) for held in variables if _is_state(held) is kept) for kept in (False, True))
         outputs = tuple(_type(variable) for variable in function.outputs)
-        operations = [_operation(held) for held in function.operations if not _is_constant(held)]
-        inputs = tuple(_type(variable) for variable in function.inputs.values())
-        steps = _steps(operations, [output.name for output in outputs])
-        return cls(inputs, outputs, opset_name(function), _loose_constants(function), tuple(steps))
+        return cls(inputs, outputs, states, opset_name(function), _block(function, [declared.name for declared in (*inputs, *states)]))
 
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The prepared operations of the function itself, in execution order."""
+        return self.body.steps
+
+    def new_states(self) -> dict[str, State]:
+        """The states as they are before the first run: zeros."""
+        sizes = ((declared, [size or 0 for size in declared.shape]) for declared in self.states)
+        return {declared.name: State(np.zeros(shape, _held_dtype(declared))) for declared, shape in sizes}
+
+    def run(self, feed: Mapping[str, Array], states: Mapping[str, State] | None = None) -> dict[str, Array]:
         """Compute the outputs of one sample; arrays have the shapes and dtypes of ``inputs`` and ``outputs``.
+
+        ``states``, from ``new_states``, are read and updated; without, the run starts with new ones.
 
         Raises:
             MilError: an input is missing, unknown or has another shape or kind of number.
         """
-        values = {**self.constants, **self._take(feed)}
+        kept = self.new_states() if states is None else states
+        arguments = [*self._take(feed), *(kept[declared.name] for declared in self.states)]
         with np.errstate(all="ignore"):
-            for step in self.steps:
-                values.update(_compute(step, values))
-                for name in step.finished:
-                    del values[name]
-        return {output.name: np.array(values[output.name], output.dtype) for output in self.outputs}
+            found = self.body.run(arguments, {})
+        return {output.name: np.array(array, output.dtype) for output, array in zip(self.outputs, found, strict=True)}
 
-    def _take(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _take(self, feed: Mapping[str, Array]) -> list[Array]:
         unknown = sorted(set(feed) - {declared.name for declared in self.inputs})
         if unknown:
             raise MilError(f"the package has no input '{unknown[0]}'", f"feed {[declared.name for declared in self.inputs]}")
-        return {declared.name: _checked(declared, feed.get(declared.name)) for declared in self.inputs}
+        return [_checked(declared, feed.get(declared.name)) for declared in self.inputs]
 
 
 def read_function(path: Path) -> Any:
@@ -95,50 +97,13 @@ def read_function(path: Path) -> Any:
 
     try:
         spec = ct.utils.load_spec(str(path))
+        drop_mistyped_epsilons(spec.mlProgram)
         program = load.load(spec, spec.specificationVersion, str(path / "Data" / "com.apple.CoreML" / "weights"))
     except Exception as error:
         raise MilError(f"{path} cannot be read as an ML Program package ({error})", "write it again") from error
     if "main" not in program.functions:
         raise MilError(f"{path} has no function 'main' (it has {sorted(program.functions)})", "write it again")
     return program.functions["main"]
-
-
-def _steps(operations: Sequence[MilOperation], results: Sequence[str]) -> Iterator[Step]:
-    last = {name: index for index, operation in enumerate(operations) for names in operation.inputs.values() for name in names}
-    for index, operation in enumerate(operations):
-        read = {name for names in operation.inputs.values() for name in names}
-        unread = {output.name for output in operation.outputs if output.name not in last}
-        finished = {name for name in read if last[name] == index} | unread
-        yield Step(operation, kernel_of(operation), tuple(sorted(finished - set(results))))
-
-
-def _compute(step: Step, values: Mapping[str, Array]) -> dict[str, Array]:
-    operation = step.operation
-    try:
-        found = step.kernel(**{name: _argument(name, read, values) for name, read in operation.inputs.items()})
-    except MilError:
-        raise
-    except Exception as error:
-        raise operation.fault(f"broke off: {error}") from error
-    arrays = [found] if isinstance(found, np.ndarray | np.generic) else list(found)
-    return {declared.name: _settle(operation, declared, array) for declared, array in zip(operation.outputs, arrays, strict=True)}
-
-
-# MIL's one variadic parameter that takes tensors: concat(values=(a, b)) and stack(values=(a, b)).
-_VARIADIC = "values"
-
-
-def _argument(parameter: str, read: tuple[str, ...], values: Mapping[str, Array]) -> Any:
-    return [values[name] for name in read] if parameter == _VARIADIC else values[read[0]]
-
-
-def _settle(operation: MilOperation, declared: TensorType, array: Array) -> Array:
-    """Round a result to its declared dtype; a shape other than the declared one means the kernel is wrong."""
-    if not declared.allows(array.shape):
-        raise operation.fault(f"gave shape {array.shape} where the package declares {declared.shape}")
-    if declared.dtype == "float16":
-        return array if selects(operation) else to_half(np.asarray(array))
-    return np.asarray(array).astype(declared.dtype, copy=False)
 
 
 def _checked(declared: TensorType, array: Array | None) -> Array:
@@ -164,10 +129,16 @@ def opset_name(function: Any) -> str:
     return f"CoreML{_OPSET_OF_IOS_15 + int(function.opset_version) - int(AvailableTarget.iOS15)}"
 
 
-def _loose_constants(function: Any) -> dict[str, Array]:
-    """Constants that no kernel holds: members of a variadic parameter, and the function's own outputs."""
-    joined = [variable for held in function.operations for variable in held.inputs.get(_VARIADIC) or ()]
-    loose = [variable for variable in [*joined, *function.outputs] if variable.op is not None and _is_constant(variable.op)]
+def _block(held: Any, inputs: Sequence[str]) -> Steps:
+    """A coremltools ``Block`` or ``Function``, prepared."""
+    operations = [_operation(inner) for inner in held.operations if not _is_constant(inner)]
+    return Steps.of(inputs, [variable.name for variable in held.outputs], _loose_constants(held), operations)
+
+
+def _loose_constants(block: Any) -> dict[str, Array]:
+    """Constants that no kernel holds: members of a variadic parameter, and the block's own outputs."""
+    joined = [variable for held in block.operations for name in VARIADIC for variable in held.inputs.get(name) or ()]
+    loose = [variable for variable in [*joined, *block.outputs] if variable.op is not None and _is_constant(variable.op)]
     return {variable.name: np.asarray(constant_value(variable)) for variable in loose}
 
 
@@ -177,19 +148,22 @@ def _is_constant(held: Any) -> bool:
 
 def _operation(held: Any) -> MilOperation:
     """A coremltools operation as plain data; outputs of const and constexpr operations become constants."""
-    if held.blocks:
-        raise MilError(f"MIL operation {held.op_type} '{held.name}' has nested blocks", "write the model without control flow")
     constants: dict[str, Any] = {}
     inputs: dict[str, tuple[str, ...]] = {}
     for parameter, bound in held.inputs.items():
-        if bound is None:
+        # A leading underscore marks what only coremltools' builder reads: cond(_true_fn=...).
+        if bound is None or parameter.startswith("_"):
             continue
         variables = tuple(bound) if isinstance(bound, tuple | list) else (bound,)
-        if parameter != _VARIADIC and variables[0].op is not None and _is_constant(variables[0].op):
-            constants[parameter] = constant_value(variables[0])
+        if parameter not in VARIADIC and all(variable.op is not None and _is_constant(variable.op) for variable in variables):
+            values = [constant_value(variable) for variable in variables]
+            constants[parameter] = np.asarray(values) if isinstance(bound, tuple | list) else values[0]
         else:
             inputs[parameter] = tuple(variable.name for variable in variables)
-    return MilOperation(held.op_type, held.name, constants, inputs, tuple(_type(output) for output in held.outputs))
+    blocks = tuple(_block(block, [variable.name for variable in block.inputs]) for block in held.blocks)
+    if blocks:
+        inputs[SCOPE] = tuple(dict.fromkeys(name for block in blocks for name in block.captured))
+    return MilOperation(held.op_type, held.name, constants, inputs, tuple(_type(output) for output in held.outputs), blocks)
 
 
 def constant_value(variable: Any) -> Any:
@@ -205,16 +179,59 @@ def constant_value(variable: Any) -> Any:
 def _materialized(variable: Any) -> Any:
     """What a constexpr operation unpacks to; a sparse one has two outputs, mask and values."""
     try:
-        values = variable.op.materialized_val_inference()
+        values = _unpacked(variable.op)
     except Exception as error:
         hint = "write its weights in another form"
         raise MilError(f"MIL operation {variable.op.op_type} '{variable.op.name}' cannot be unpacked ({error})", hint) from error
     return values[variable.op.outputs.index(variable)] if len(variable.op.outputs) > 1 else values
 
 
-def _type(variable: Any) -> TensorType:
-    """Name, numpy dtype and shape of a coremltools variable; a symbolic size becomes None."""
+# The parameters of an iOS 18 constexpr operation that its ``decompress`` takes, in order.
+_PACKED = {
+    "constexpr_blockwise_shift_scale": ("data", "scale", "offset"),
+    "constexpr_lut_to_dense": ("indices", "lut", "vector_axis"),
+    "constexpr_lut_to_sparse": ("indices_mask", "indices_nonzero_data", "lut", "vector_axis"),
+    "constexpr_sparse_blockwise_shift_scale": ("data_mask", "nonzero_data", "scale", "offset"),
+    "constexpr_sparse_to_dense": ("nonzero_data", "mask"),
+}
+
+
+def _unpacked(held: Any) -> Any:
+    """All outputs of a constexpr operation; coremltools' own inference does not see through every chain of them."""
+    bound = [held.inputs.get(name) for name in _PACKED.get(held.op_type, ())]
+    if not any(variable is not None and variable.op.op_type.startswith("constexpr_") for variable in bound):
+        return held.materialized_val_inference()
+    return held.decompress(*(None if variable is None else _packed_value(variable) for variable in bound))
+
+
+def _packed_value(variable: Any) -> Any:
+    return _materialized(variable) if variable.op.op_type.startswith("constexpr_") else variable.val
+
+
+def _is_state(variable: Any) -> bool:
     from coremltools.converters.mil.mil import types
 
-    dtype = str(np.dtype(types.nptype_from_builtin(variable.dtype)))
-    return TensorType(variable.name, dtype, tuple(int(size) if isinstance(size, int | np.integer) else None for size in variable.shape))
+    return bool(types.is_state(variable.sym_type))
+
+
+def _type(variable: Any) -> TensorType:
+    """Name, numpy dtype and shape of a coremltools variable; a symbolic size becomes None, and a list the tensor of its elements."""
+    from coremltools.converters.mil.mil import types
+
+    held, is_list = variable.sym_type, types.is_list(variable.sym_type)
+    if is_list:
+        held = variable.elem_type
+    if types.is_state(held):
+        held = held.wrapped_type()
+    if types.is_dict(held):
+        raise MilError(f"value '{variable.name}' is a dictionary, as of a classifier", "convert it without a classifier's configuration")
+    is_tensor = types.is_tensor(held)
+    dtype = str(np.dtype(types.nptype_from_builtin(held.get_primitive() if is_tensor else held)))
+    sizes = held.get_shape() if is_tensor else ()
+    shape = tuple(int(size) if isinstance(size, int | np.integer) else None for size in sizes)
+    return TensorType(variable.name, dtype, (None, *shape) if is_list else shape)
+
+
+def _held_dtype(declared: TensorType) -> str:
+    """The dtype a value has between operations."""
+    return "float32" if declared.dtype == "float16" else declared.dtype

@@ -21,8 +21,11 @@ import coremltools.converters.mil.mil.ops.tests.testing_utils as builder_utils
 import coremltools.converters.mil.testing_utils as backend_utils
 import numpy as np
 import pytest
+from coremltools.models import MLModel
 
-from .compare import Comparison, compare
+from edgepack.mil.errors import KernelError, MilError
+
+from .compare import PREDICTED, Comparison, compare, interpret, judge_failure, operators_of
 from .outcomes import Kind, Outcome, append
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
@@ -49,11 +52,25 @@ def _compare_backend(
 
     It records instead of raising, so that a test which compares twice is judged on both.
     """
-    _COMPARISONS.append(compare(mlmodel, input_key_values, expected_outputs, atol, rtol))
+    _COMPARISONS.append(compare(mlmodel, input_key_values, expected_outputs, atol, rtol, state))
+
+
+def _predict(self: MLModel, data: dict[str, Any], state: Any = None) -> dict[str, Any]:
+    """In place of Core ML's prediction, whose values the test then compares itself."""
+    try:
+        found = interpret(self, data, state)
+    except Exception as error:
+        kind: Kind = "refused" if isinstance(error, MilError) and not isinstance(error, KernelError) else "wrong"
+        _COMPARISONS.append(Comparison(kind, str(error), operators_of(self)))
+        raise RuntimeError(str(error)) from error
+    _COMPARISONS.append(Comparison("pass", PREDICTED, operators_of(self)))
+    return found
 
 
 backend_utils.compare_backend = _compare_backend
 builder_utils.compare_backend = _compare_backend
+MLModel.predict = _predict
+MLModel.make_state = lambda self: {}
 
 
 @pytest.hookimpl(trylast=True)
@@ -106,7 +123,8 @@ def _outcome(item: pytest.Item, report: pytest.TestReport, comparisons: Iterable
     if report.skipped or hasattr(report, "wasxfail"):
         return Outcome(file, case, "skipped", _skip_reason(report), operators)
     if report.failed and (not held or held[0].kind != "wrong"):
-        return Outcome(file, case, "harness", _crash(report), operators)
+        kind, reason = judge_failure(_crash(report), held)
+        return Outcome(file, case, kind, reason, operators)
     if not held:
         return Outcome(file, case, "no_values", "the test compares nothing without Core ML")
     return Outcome(file, case, held[0].kind, held[0].reason, operators)

@@ -12,7 +12,7 @@ import edgepack.mil.ops  # noqa: F401 - registers what is implemented
 from edgepack.mil.operation import implemented
 
 from . import apple
-from .compare import HALF_UNIT, Tolerance, compare, roundings_of
+from .compare import HALF_UNIT, MISPRINTS, PREDICTED, Comparison, Tolerance, compare, judge_failure, roundings_of
 from .operators import emitted
 from .outcomes import Kind, Outcome, Tally, append, involving, read
 from .report import markdown, meets_bar, verdict
@@ -34,6 +34,7 @@ def test_fp16_allows_the_roundings_and_fp32_only_apples_tolerance() -> None:
     want = np.array([0.0, 8.0])
     np.testing.assert_allclose(Tolerance(1e-4, 1e-5, 0).of(want), [1e-4, 1.8e-4])
     np.testing.assert_allclose(Tolerance(0.0, 0.0, 3).of(want), 3 * HALF_UNIT * 8)
+    np.testing.assert_allclose(Tolerance(0.0, 0.0, 3, summed=20).of(want), 3 * HALF_UNIT * 20)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,29 @@ def test_a_real_package_is_judged_by_value_and_shape(expected: object, kind: str
 def test_a_case_without_expected_values_does_not_count_as_passed() -> None:
     found = compare(_doubled_plus_one(), {"x": np.array([0, 1], np.float32)}, None)
     assert found.kind == "no_values"
+
+
+@pytest.mark.parametrize(
+    ("crash", "comparison", "kind"),
+    [
+        ("Failed: DID NOT RAISE RuntimeError", Comparison("refused", "takes an index outside [0, 1]"), "no_values"),
+        ("Failed: DID NOT RAISE RuntimeError", Comparison("refused", "is not implemented by the interpreter"), "refused"),
+        ("Failed: DID NOT RAISE RuntimeError", Comparison("pass"), "wrong"),
+        ("RuntimeError: has mode x", Comparison("refused", "has mode x"), "refused"),
+        ("AssertionError: Not equal to tolerance", Comparison("pass", PREDICTED), "wrong"),
+        ("assert 0 == 2", Comparison("pass"), "harness"),
+        ("ImportError: no tensorflow", None, "harness"),
+    ],
+)
+def test_a_failure_beside_the_comparisons_is_judged_by_what_the_test_demands(crash: str, comparison: Comparison | None, kind: Kind) -> None:
+    assert judge_failure(crash, [comparison] if comparison else [])[0] == kind
+
+
+def test_a_misprint_is_corrected_for_its_operation_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed, printed = {"x": np.array([0, 1], np.float32)}, {"y": np.array([1.0, 2.9], np.float32)}
+    assert compare(_doubled_plus_one(), feed, printed).kind == "wrong"
+    monkeypatch.setitem(MISPRINTS, "mul", {2.9: 3.0})
+    assert compare(_doubled_plus_one(), feed, printed).kind == "pass"
 
 
 def test_a_file_that_takes_too_long_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +103,12 @@ def test_only_cases_with_values_of_known_operators_enter_the_share(tmp_path: Pat
 def test_the_bar_is_97_percent_and_nothing_wrong(kinds: list[Kind], meets: bool) -> None:
     outcomes = [Outcome("a", str(at), kind, operators=("add",)) for at, kind in enumerate(kinds)]
     assert meets_bar(outcomes, ["add"]) is meets
+
+
+def test_a_refused_case_counts_whatever_its_operator() -> None:
+    outcomes = [Outcome("a", str(at), "pass", operators=("add",)) for at in range(97)]
+    refused = [Outcome("a", f"r{at}", "refused", operators=("einsum",)) for at in range(4)]
+    assert meets_bar([*outcomes, *refused[:3]], ["add"]) and not meets_bar([*outcomes, *refused], ["add"])
 
 
 def test_a_wrong_case_of_an_operator_nobody_emits_still_fails_the_bar() -> None:

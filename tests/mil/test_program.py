@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgepack.mil.environment import coremltools
 from edgepack.mil.errors import MilError
 from edgepack.mil.operation import MilOperation, TensorType, implemented, kernel_of
 from edgepack.mil.program import Program
@@ -89,21 +90,17 @@ def test_constants_joined_to_values_are_kept() -> None:
     assert found[0].tolist() == [[1, 2, 9, 1, 2]]
 
 
-def test_an_unknown_operation_is_refused_with_its_name(tmp_path: Path) -> None:
-    path = save_package(lambda x: builder().scaled_tanh(x=x, alpha=np.float32(2), beta=np.float32(3), name="scaled"), {"x": X}, tmp_path)
-    with pytest.raises(MilError, match="scaled_tanh 'scaled' is not implemented"):
-        Program.load(path)
+def test_an_unknown_operation_is_refused_with_its_name() -> None:
+    held = MilOperation("dream", "running", {}, {"x": ("x",)}, (TensorType("y", "float32", (2,)),))
+    with pytest.raises(MilError, match="dream 'running' is not implemented"):
+        kernel_of(held)
 
 
 @pytest.mark.parametrize(
     ("body", "cause"),
     [
-        (
-            lambda x: builder().upsample_nearest_neighbor(
-                x=x, scale_factor_height=np.float32(1.5), scale_factor_width=np.float32(1), name="odd"
-            ),
-            "fractional",
-        ),
+        (lambda x: builder().resize(x=x, shape=[4, 6, 5], resized_dims=np.uint32(3), name="odd"), "other than two dimensions"),
+        (lambda x: builder().random_normal(shape=[2], name="odd"), "draws random numbers"),
         (lambda x: builder().upsample_bilinear(x=x, align_corners=True, half_pixel_centers=True, name="odd"), "half_pixel_centers"),
     ],
 )
@@ -187,6 +184,20 @@ def test_a_second_run_does_not_see_the_first(tmp_path: Path) -> None:
     (first,), _ = program.run({"x": X}).values(), program.run({"x": -X})
     (again,) = program.run({"x": X}).values()
     assert np.array_equal(first, again)
+
+
+def test_a_classifier_is_refused(tmp_path: Path) -> None:
+    ct = coremltools()
+    from coremltools.converters.mil.mil import Function
+
+    program = ct.converters.mil.mil.Program()
+    with Function({"x": builder().placeholder(shape=(1, 2))}, opset_version=ct.target.iOS17) as function:
+        function.set_outputs([builder().softmax(x=function.inputs["x"])])
+    program.add_function("main", function)
+    path, labels = tmp_path / "classifier.mlpackage", ct.ClassifierConfig(["cat", "dog"])
+    ct.convert(program, minimum_deployment_target=ct.target.iOS17, classifier_config=labels, skip_model_load=True, package_dir=str(path))
+    with pytest.raises(MilError, match="a dictionary, as of a classifier"):
+        Program.load(path)
 
 
 def test_what_is_no_package_is_refused(tmp_path: Path) -> None:

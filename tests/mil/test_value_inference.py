@@ -44,6 +44,9 @@ REDUCTIONS = [
 ]
 REDUCTIONS += ["reduce_sum_square"]
 
+# Each row of two of the middle dimension, put somewhere else; SHAPE is (2, 3, 4).
+PLACES = np.array([[[2, 0, 1, 2], [0, 1, 2, 0]], [[1, 1, 0, 2], [2, 0, 1, 0]]], np.int32)
+
 Form = Callable[[Any, Any], Any]
 FORMS: dict[str, Form] = {
     "clip": lambda mb, x: mb.clip(x=x, alpha=np.float32(-0.5), beta=np.float32(0.7)),
@@ -64,6 +67,7 @@ FORMS: dict[str, Form] = {
     "argmax": lambda mb, x: [mb.reduce_argmax(x=x, axis=1, keep_dims=True), mb.reduce_argmin(x=x, axis=-1)],
     # MIL's own inference of the exclusive form fails (its np.zeros gets an array for a type).
     "cumsum": lambda mb, x: [mb.cumsum(x=x, axis=1), mb.cumsum(x=x, reverse=True)],
+    "scatter_along_axis": lambda mb, x: mb.scatter_along_axis(data=x, indices=PLACES, updates=X[:, :2], axis=1, mode="update"),
     "transpose": lambda mb, x: mb.transpose(x=x, perm=[2, 0, 1]),
     "reshape": lambda mb, x: mb.reshape(x=x, shape=[4, -1]),
     "reshape keeping sizes": lambda mb, x: mb.reshape(x=x, shape=[1, 0, -1, 0]),
@@ -91,6 +95,14 @@ FORMS: dict[str, Form] = {
     "argsort": lambda mb, x: mb.argsort(x=x, axis=2),
     "linear": lambda mb, x: mb.linear(x=x, weight=X[0] * 2, bias=X[0, :, 0]),
     "matmul": lambda mb, x: mb.matmul(x=x, y=X, transpose_y=True),
+    "clamped_relu": lambda mb, x: mb.clamped_relu(x=x, alpha=np.float32(0.3), beta=np.float32(0.5)),
+    "linear_activation": lambda mb, x: mb.linear_activation(x=x, alpha=np.float32(0.3), beta=np.float32(-0.5)),
+    "scaled_tanh": lambda mb, x: mb.scaled_tanh(x=x, alpha=np.float32(0.3), beta=np.float32(1.5)),
+    "threshold": lambda mb, x: mb.threshold(x=x, alpha=np.float32(0.1)),
+    "thresholded_relu": lambda mb, x: mb.thresholded_relu(x=x, alpha=np.float32(0.1)),
+    "softplus_parametric": lambda mb, x: mb.softplus_parametric(x=x, alpha=X[0, :, 0], beta=X[1, :, 0]),
+    "einsum": lambda mb, x: mb.einsum(values=[x, mb.transpose(x=x, perm=[2, 1, 0])], equation="dgh,hgk->dgk"),
+    "fill_like": lambda mb, x: mb.fill_like(ref_tensor=x, value=np.int32(3)),
     "cast": lambda mb, x: mb.cast(x=x, dtype="int32"),
     "quantize": lambda mb, x: mb.cast(
         x=mb.quantize(

@@ -93,12 +93,61 @@ def gelu(operation: MilOperation) -> Kernel:
 def softmax(operation: MilOperation) -> Kernel:
     """``exp(x) / sum(exp(x))`` along ``axis`` (default -1), with the maximum taken off first."""
     (axis,) = operation.integers("axis", (-1,))
+    return operation.bind(("x",), lambda x: normalized_exponentials(x, axis))
 
-    def kernel(x: Array) -> Array:
-        raised = np.exp(x - x.max(axis=axis, keepdims=True))
-        return np.asarray(raised / raised.sum(axis=axis, keepdims=True))
 
-    return operation.bind(("x",), kernel)
+def normalized_exponentials(x: Array, axis: int) -> Array:
+    """The softmax of ``x`` along ``axis``."""
+    raised = np.exp(x - x.max(axis=axis, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=axis, keepdims=True))
+
+
+@implements("clamped_relu", accepts=("x", "alpha", "beta"))
+def clamped_relu(operation: MilOperation) -> Kernel:
+    """``min(beta, x)`` where ``x >= 0``, ``min(beta, alpha * x)`` elsewhere."""
+    alpha, beta = _alpha_and_beta(operation)
+    return operation.bind(("x",), lambda x: np.minimum(beta, np.where(x >= 0, x, alpha * x)))
+
+
+@implements("linear_activation", accepts=("x", "alpha", "beta"))
+def linear_activation(operation: MilOperation) -> Kernel:
+    """``alpha * x + beta``."""
+    alpha, beta = _alpha_and_beta(operation)
+    return operation.bind(("x",), lambda x: alpha * x + beta)
+
+
+@implements("scaled_tanh", accepts=("x", "alpha", "beta"))
+def scaled_tanh(operation: MilOperation) -> Kernel:
+    """``alpha * tanh(beta * x)``."""
+    alpha, beta = _alpha_and_beta(operation)
+    return operation.bind(("x",), lambda x: alpha * np.tanh(beta * x))
+
+
+@implements("thresholded_relu", accepts=("x", "alpha"))
+def thresholded_relu(operation: MilOperation) -> Kernel:
+    """``x`` where ``x >= alpha``, 0 elsewhere."""
+    alpha = operation.array("alpha")
+    return operation.bind(("x",), lambda x: np.where(x >= alpha, x, np.float32(0)))
+
+
+@implements("threshold", accepts=("x", "alpha"), selects=True)
+def threshold(operation: MilOperation) -> Kernel:
+    """``max(x, alpha)``."""
+    alpha = operation.array("alpha")
+    return operation.bind(("x",), lambda x: np.maximum(x, alpha))
+
+
+@implements("softplus_parametric", accepts=("x", "alpha", "beta"))
+def softplus_parametric(operation: MilOperation) -> Kernel:
+    """``alpha * ln(1 + exp(beta * x))`` with an alpha and a beta for each channel (dimension 1)."""
+    shape = [-1, *[1] * (operation.outputs[0].rank - 2)]
+    alpha, beta = (held.reshape(shape) for held in _alpha_and_beta(operation))
+    return operation.bind(("x",), lambda x: alpha * np.logaddexp(beta * x, np.float32(0)))
+
+
+def _alpha_and_beta(operation: MilOperation) -> tuple[Array, Array]:
+    """The two required parameters, as float32."""
+    return operation.array("alpha").astype(np.float32), operation.array("beta").astype(np.float32)
 
 
 def _logistic(x: Array) -> Array:

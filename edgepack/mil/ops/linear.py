@@ -1,4 +1,4 @@
-"""linear and matmul (coremltools iOS15/linear.py)."""
+"""linear, matmul and einsum (coremltools iOS15/linear.py)."""
 
 from __future__ import annotations
 
@@ -24,3 +24,13 @@ def matmul(operation: MilOperation) -> Kernel:
         return np.asarray(np.matmul(np.swapaxes(x, -1, -2) if swap_x else x, np.swapaxes(y, -1, -2) if swap_y else y))
 
     return operation.bind(("x", "y"), multiply)
+
+
+@implements("einsum", accepts=("values", "equation"))
+def einsum(operation: MilOperation) -> Kernel:
+    """The products ``nchw,nwhu->nchu`` and ``chw,whr->chr``, by whatever letters: matrices on dimensions -3 and -1, the others batch."""
+    letters = {letter: place for place, letter in enumerate(dict.fromkeys(filter(str.isalpha, operation.text("equation", ""))))}
+    spelled = "".join(chr(ord("a") + letters[held]) if held in letters else held for held in operation.text("equation", "") if held != " ")
+    if spelled not in ("abcd,adce->abce", "abc,cbd->abd"):
+        raise operation.refusal(f"has the equation {operation.text('equation', '')}")
+    return operation.bind(("values",), lambda values: np.matmul(*(held.swapaxes(-2, -3) for held in values)).swapaxes(-2, -3))

@@ -1,4 +1,4 @@
-"""batch_norm, instance_norm and layer_norm (coremltools iOS15/normalization.py); statistics are taken in float64."""
+"""Normalizations (coremltools iOS15/normalization.py); statistics are taken in float64."""
 
 from __future__ import annotations
 
@@ -45,19 +45,29 @@ def layer_norm(operation: MilOperation) -> Kernel:
     return operation.bind(("x",), kernel)
 
 
+@implements("l2_norm", accepts=("x", "epsilon"))
+def l2_norm(operation: MilOperation) -> Kernel:
+    """``x / sqrt(sum(x^2) + epsilon)`` over the last three dimensions; epsilon defaults to 1e-6."""
+    epsilon = float(operation.number("epsilon", 1e-6))
+    return operation.bind(("x",), lambda x: x / np.sqrt(np.square(x, dtype=np.float64).sum((-3, -2, -1), keepdims=True) + epsilon))
+
+
 @implements("local_response_norm", accepts=("x", "size", "alpha", "beta", "k"))
 def local_response_norm(operation: MilOperation) -> Kernel:
-    """``x / (k + alpha / size * sum of squares)^beta`` over ``size`` neighbouring channels (dimension 1), an odd number."""
+    """``x / (k + alpha / size * sum(x^2))^beta`` over ``size`` neighbouring channels (dimension 1), of an even size one more before.
+
+    Of rank 3 Apple's tests contradict each other: dimension 1, or the third from the end as Core ML counted channels before. Refused.
+    """
+    if operation.outputs[0].rank == 3:
+        raise operation.refusal("has rank 3, where Apple's own values do not agree which dimension the channels are")
     (size,) = operation.integers("size", ())
     alpha, beta, k = (float(operation.number(name, default)) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("k", 1)))
-    if size % 2 == 0:
-        raise operation.refusal(f"has a window of {size}, whose middle Core ML does not document")
 
     def kernel(x: Array) -> Array:
-        wide, around = np.square(x.astype(np.float64)), size // 2
-        padded = np.pad(wide, [(0, 0), (around, around), *[(0, 0)] * (x.ndim - 2)])
-        total = sum(padded[:, start : start + x.shape[1]] for start in range(size))
-        return np.asarray(x / (k + alpha / size * total) ** beta)
+        padding = [(0, 0), (size // 2, (size - 1) // 2), *[(0, 0)] * (x.ndim - 2)]
+        squares = np.pad(np.square(x, dtype=np.float64), padding)
+        sums = np.lib.stride_tricks.sliding_window_view(squares, size, axis=1).sum(axis=-1)
+        return np.asarray(x / (k + alpha / size * sums) ** beta)
 
     return operation.bind(("x",), kernel)
 

@@ -1,4 +1,4 @@
-"""max_pool and avg_pool (coremltools iOS15/pool.py) over (N, C, spatial...)."""
+"""max_pool, avg_pool and l2_pool (coremltools iOS15/pool.py) over (N, C, spatial...)."""
 
 from __future__ import annotations
 
@@ -41,6 +41,18 @@ def avg_pool(operation: MilOperation) -> Kernel:
     def kernel(x: Array) -> Array:
         windows = window.over(x.shape[2:])
         return np.asarray(sum(windows.taps(windows.padded(x, 0))) / counts(x.shape[2:]))
+
+    return operation.bind(("x",), kernel)
+
+
+@implements("l2_pool", accepts=_ACCEPTS)
+def l2_pool(operation: MilOperation) -> Kernel:
+    """The square root of the sum of squares of each window; padding adds nothing."""
+    window = Window.of(operation, operation.integers("kernel_sizes", ()))
+
+    def kernel(x: Array) -> Array:
+        windows = window.over(x.shape[2:])
+        return np.sqrt(sum(windows.taps(np.square(windows.padded(x, 0)))))
 
     return operation.bind(("x",), kernel)
 

@@ -1,9 +1,9 @@
-"""Resizing of the last two dimensions (coremltools iOS15/image_resizing.py, iOS16/image_resizing.py)."""
+"""Resizing of the last two dimensions (coremltools iOS15, iOS16 and iOS17 image_resizing.py)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,25 +12,48 @@ from edgepack.mil.operation import Array, Kernel, MilOperation, implements
 _FACTORS = ("scale_factor_height", "scale_factor_width")
 
 
-@implements("upsample_nearest_neighbor", accepts=("x", *_FACTORS))
+@implements("upsample_nearest_neighbor", accepts=("x", *_FACTORS), selects=True)
 def upsample_nearest_neighbor(operation: MilOperation) -> Kernel:
-    """Every element repeated; only whole factors are exact, others are refused."""
-    height, width = (operation.number(name, 1) for name in _FACTORS)
-    if height != int(height) or width != int(width):
-        raise operation.refusal(f"has the fractional factors {height}, {width}")
-    return operation.bind(("x",), lambda x: x.repeat(int(height), axis=-2).repeat(int(width), axis=-1))
+    """Nearest elements at sizes ``floor(in * factor)``; which they are follows from the sizes, not from the factor."""
+    factors = [operation.number(name, 1) for name in _FACTORS]
+    return operation.bind(("x",), lambda x: _nearest(x, _scaled(x.shape[-2:], factors)))
 
 
-@implements("resize_nearest_neighbor", accepts=("x", "target_size_height", "target_size_width"))
+@implements("resize_nearest_neighbor", accepts=("x", "target_size_height", "target_size_width"), selects=True)
 def resize_nearest_neighbor(operation: MilOperation) -> Kernel:
     """Output element ``i`` copies input element ``floor(i * in / out)``."""
     target = _target(operation)
+    return operation.bind(("x",), lambda x: _nearest(x, target))
 
-    def kernel(x: Array) -> Array:
-        rows, columns = (np.arange(out) * size // out for size, out in zip(x.shape[-2:], target, strict=True))
+
+@implements("resize", accepts=("x", "shape", "resized_dims", "interpolation_mode", "sampling_mode"))
+def resize(operation: MilOperation) -> Kernel:
+    """The last two dimensions to the last two sizes of ``shape``, where 0 keeps a size.
+
+    LINEAR is resize_bilinear. NEAREST_NEIGHBOR takes the element next to each grid point, not the one before it as
+    resize_nearest_neighbor does; Apple shows it for one sampling mode, and never a point halfway between two elements: refused.
+    """
+    if operation.integers("resized_dims", ()) != (2,):
+        raise operation.refusal("resizes other than two dimensions")
+    interpolation, mode = operation.text("interpolation_mode", "LINEAR"), operation.text("sampling_mode", "DEFAULT")
+    if mode not in _SPACING or (interpolation != "LINEAR" and (interpolation, mode) != ("NEAREST_NEIGHBOR", "DEFAULT")):
+        raise operation.refusal(f"has interpolation_mode {interpolation} and sampling_mode {mode}")
+
+    def kernel(x: Array, shape: Array) -> Array:
+        target = [int(size) or held for size, held in zip(shape[-2:], x.shape[-2:], strict=True)]
+        if interpolation == "LINEAR":
+            return _sampled(x, mode, target)
+        rows, columns = (_next_to(operation, grid_points(mode, size, out)) for size, out in zip(x.shape[-2:], target, strict=True))
         return np.asarray(x.take(rows, axis=-2).take(columns, axis=-1))
 
-    return operation.bind(("x",), kernel)
+    return operation.bind(("x", "shape"), kernel)
+
+
+def _next_to(operation: MilOperation, points: Array) -> Array:
+    """The elements nearest to grid points."""
+    if (points % 1 == 0.5).any():
+        raise operation.refusal("takes a point halfway between two elements, which Core ML documents no rounding for")
+    return np.rint(points).astype(np.int64)
 
 
 @implements("resize_bilinear", accepts=("x", "target_size_height", "target_size_width", "sampling_mode"))
@@ -53,14 +76,20 @@ def upsample_bilinear(operation: MilOperation) -> Kernel:
     mode = "STRICT_ALIGN_CORNERS" if aligns else "UNALIGN_CORNERS" if centres else "DEFAULT"
     factors = [operation.number(name, 1) for name in _FACTORS]
 
-    def kernel(x: Array) -> Array:
-        return _sampled(x, mode, [math.floor(size * factor) for size, factor in zip(x.shape[-2:], factors, strict=True)])
-
-    return operation.bind(("x",), kernel)
+    return operation.bind(("x",), lambda x: _sampled(x, mode, _scaled(x.shape[-2:], factors)))
 
 
 def _target(operation: MilOperation) -> list[int]:
     return [operation.integers(name, (1,))[0] for name in ("target_size_height", "target_size_width")]
+
+
+def _scaled(sizes: Sequence[int], factors: Sequence[np.float32]) -> list[int]:
+    return [math.floor(size * factor) for size, factor in zip(sizes, factors, strict=True)]
+
+
+def _nearest(x: Array, target: Sequence[int]) -> Array:
+    rows, columns = (np.arange(out) * size // out for size, out in zip(x.shape[-2:], target, strict=True))
+    return np.asarray(x.take(rows, axis=-2).take(columns, axis=-1))
 
 
 # First grid point and spacing for sizes (in, out), as the docstring of resize_bilinear gives them.

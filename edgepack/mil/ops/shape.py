@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -89,14 +90,28 @@ def split(operation: MilOperation) -> Kernel:
 @implements("slice_by_index", accepts=("x", "begin", "end", "stride", "begin_mask", "end_mask", "squeeze_mask"), selects=True)
 def slice_by_index(operation: MilOperation) -> Kernel:
     """``x[begin:end:stride]`` in every dimension; a mask leaves one end open or takes the single element at ``begin``."""
+    taken = slices(operation)
 
     def kernel(x: Array, begin: Array, end: Array, stride: Array | None) -> Array:
-        strides = [1] * x.ndim if stride is None else stride.tolist()
-        masks = [operation.integers(name, (0,) * x.ndim) for name in ("begin_mask", "end_mask", "squeeze_mask")]
-        entries = zip(begin.tolist(), end.tolist(), strides, *masks, strict=True)
-        return np.asarray(x[tuple(_span(*entry) for entry in entries)])
+        return np.asarray(x[taken(x.ndim, begin, end, stride)])
 
     return operation.bind(("x", "begin", "end", "stride"), kernel, stride=None)
+
+
+# From a rank and begin, end and stride (None: all 1) to what numpy indexes with.
+Slices = Callable[[int, Array, Array, Array | None], tuple[slice | int, ...]]
+
+
+def slices(operation: MilOperation) -> Slices:
+    """The slice of an operation with ``slice_by_index``'s parameters."""
+
+    def taken(rank: int, begin: Array, end: Array, stride: Array | None) -> tuple[slice | int, ...]:
+        strides = [1] * rank if stride is None else stride.tolist()
+        masks = [operation.integers(name, (0,) * rank) for name in ("begin_mask", "end_mask", "squeeze_mask")]
+        entries = zip(begin.tolist(), end.tolist(), strides, *masks, strict=True)
+        return tuple(_span(*entry) for entry in entries)
+
+    return taken
 
 
 @implements("slice_by_size", accepts=("x", "begin", "size"), selects=True)
