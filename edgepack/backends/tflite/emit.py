@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgepack.backends.table import BackendError
 from edgepack.backends.tflite.layout import Layout, Shape, channels_last, regroup
 from edgepack.backends.tflite.program import Call, Options, Program, Tensor, View
+from edgepack.backends.tflite.runtimes import OldRuntime
 from edgepack.quantize.encoding import Encoding, codes_as_int8
 from edgepack.quantize.fold import Operand, Operation
 from edgepack.quantize.scheme import Scheme
@@ -36,10 +37,11 @@ class Emitter:
 
     Args:
         scheme: what the hub carries; fp16 stores float weights in half.
+        runtime: an old one that must run it, None for today's.
     """
 
-    def __init__(self, scheme: Scheme) -> None:
-        self.scheme = scheme
+    def __init__(self, scheme: Scheme, runtime: OldRuntime | None = None) -> None:
+        self.scheme, self.runtime = scheme, runtime
         self._calls: list[Call] = []
         self._bound: dict[str, View] = {}
         self._names: set[str] = set()
@@ -115,6 +117,15 @@ class Emitter:
         """A comparison of ``x`` with a scalar or with a tensor that lies alike."""
         held = replace(self.like(x, x.layout, operator.lower()).tensor, dtype="bool", encoding=None)
         return self.run(operator, [x, y], View(held, x.layout), comparison(operator))
+
+    def made_since(self, count: int) -> list[Tensor]:
+        """What the calls after the first ``count`` write."""
+        return [tensor for call in self._calls[count:] for tensor in call.outputs]
+
+    @property
+    def count(self) -> int:
+        """How many calls there are."""
+        return len(self._calls)
 
     # Layout
 

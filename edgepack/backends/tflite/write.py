@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from edgepack.backends.tflite.flatbuffer import serialize
 from edgepack.backends.tflite.layout import Layout, channels_last
 from edgepack.backends.tflite.metadata import NAME, metadata, with_files
 from edgepack.backends.tflite.program import Options, Program, Tensor, View
+from edgepack.backends.tflite.runtimes import runtime as old_runtime
 from edgepack.backends.tflite.table import TABLE, computes_in_float
 from edgepack.hub.graph import constant, static_shape
 from edgepack.quantize.fold import FoldedGraph, Operand, Operation, fold
@@ -48,18 +50,37 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
         raise BackendError(f"tflite: scheme {scheme.name} has no kernels that hold up in TFLite", f"use one of {', '.join(_SCHEMES)}")
     graph = _read(model)
     TABLE.demand(graph.operations)
-    for obstacle in _readers_of_dynamic_rows(graph):
+    program, makers = _lowered(graph, options)
+    for obstacle in (*_readers_of_dynamic_rows(graph), *_too_new(program, makers, options)):
         raise BackendError(str(obstacle), obstacle.hint)
-    program = lower(graph, options)
     content = with_files(serialize(program), options)
     (out / FILE).write_bytes(content)
     return _describe(graph, program, options)
 
 
-def obstacles(model: Path) -> list[Obstacle]:
-    """Every reason this backend cannot express the model, in graph order."""
+def obstacles(model: Path, runtime: str = "") -> list[Obstacle]:
+    """Every reason this backend cannot express the model, in graph order.
+
+    Args:
+        runtime: as ``WriteOptions`` has it; what it lacks is told once nothing else stands in the way.
+    """
     graph = _read(model)
-    return [*TABLE.obstacles(graph.operations), *_readers_of_dynamic_rows(graph)]
+    found = [*TABLE.obstacles(graph.operations), *_readers_of_dynamic_rows(graph)]
+    if found or not runtime:
+        return found
+    options = WriteOptions("fp32", runtime=runtime)
+    return _too_new(*_lowered(graph, options), options)
+
+
+def _too_new(program: Program, makers: Mapping[Tensor, Operation], options: WriteOptions) -> list[Obstacle]:
+    """The calls that the runtime of ``options`` lacks or computes wrongly, by the operations they come from."""
+    old, found = old_runtime(options.runtime), []
+    for call in program.calls:
+        cause, maker = old.refusal(call) if old is not None else "", makers.get(call.outputs[0])
+        operator, node = (maker.op_type, maker.name) if maker is not None else ("layout of", call.outputs[0].name)
+        if cause:
+            found.append(Obstacle("tflite", operator, node, cause, "use another scheme or operator, or leave this target out"))
+    return found
 
 
 def _readers_of_dynamic_rows(graph: FoldedGraph) -> list[Obstacle]:
@@ -70,17 +91,20 @@ def _readers_of_dynamic_rows(graph: FoldedGraph) -> list[Obstacle]:
     return [Obstacle("tflite", reader.op_type, reader.name, cause, hint) for reader in readers]
 
 
-def lower(graph: FoldedGraph, options: WriteOptions) -> Program:
-    """The artifact of a graph without obstacles."""
-    emit = Emitter(Scheme.parse(options.scheme))
+def _lowered(graph: FoldedGraph, options: WriteOptions) -> tuple[Program, Mapping[Tensor, Operation]]:
+    """The artifact of a graph without obstacles, and which operation makes a tensor."""
+    emit = Emitter(Scheme.parse(options.scheme), old_runtime(options.runtime))
+    makers: dict[Tensor, Operation] = {}
     inputs = [(operand.name, _input(operand, emit, options)) for operand in graph.inputs]
     for operation in graph.operations:
+        before = emit.count
         _lower(operation, emit)
+        makers |= dict.fromkeys(emit.made_since(before), operation)
     outputs: list[tuple[str, View]] = []
     for operand in graph.outputs:
         outputs.append((operand.name, _output(operand, emit, options, [view.tensor for _, view in (*inputs, *outputs)])))
     program = emit.program(inputs, outputs, {})
-    return replace(program, metadata={**_metadata(options, emit.layouts(program)), NAME: metadata(program, options)})
+    return replace(program, metadata={**_metadata(options, emit.layouts(program)), NAME: metadata(program, options)}), makers
 
 
 def _read(model: Path) -> FoldedGraph:
@@ -134,7 +158,8 @@ def _end_layout(operand: Operand, layouts: dict[str, str]) -> Layout:
 
 
 def _lower(operation: Operation, emit: Emitter) -> None:
-    results = _in_float(operation, emit) if computes_in_float(operation) else _results(_expanded(operation, emit), emit)
+    is_coarse = emit.runtime is not None and is_integer(operation) and emit.runtime.in_float(operation)
+    results = _in_float(operation, emit) if is_coarse or computes_in_float(operation) else _results(_expanded(operation, emit), emit)
     for operand, view in zip(operation.outputs, results, strict=True):
         emit.bind(operand.name, view)
 
@@ -198,7 +223,8 @@ def _describe(graph: FoldedGraph, program: Program, options: WriteOptions) -> Ar
     notes = (f"{moved} layout transposes inside",) if moved else ()
     inputs = tuple(_binding(operand, options.input_layouts) for operand in graph.inputs)
     outputs = tuple(_binding(operand, options.output_layouts) for operand in graph.outputs)
-    return ArtifactDescription(FILE, inputs, outputs, "litert", notes)
+    old = old_runtime(options.runtime)
+    return ArtifactDescription(FILE, inputs, outputs, old.runner if old is not None else "litert", notes)
 
 
 def _binding(operand: Operand, layouts: dict[str, str]) -> Binding:
