@@ -1,6 +1,6 @@
 """The ONNX node suite against both converters.
 
-    python -m tests.conformance.node_suite [--format tflite|coreml] [--jobs 2] [--only PATTERN] [--write docs/conformance.md]
+    python -m tests.conformance.node_suite [--format tflite|coreml|tflite@2.14] [--jobs 2] [--only PATTERN] [--write docs/conformance.md]
 
 Every eligible case, as given and with all inputs but the first as weights, is brought to the hub's canonical form, written, linted, read
 back, run, and compared with the case's own outputs. Exit code 1 when one is wrong or crashes, or when more than ``MAX_REFUSED`` of the
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.cases import FORMATS, MAX_REFUSED, Case, Survey, committed, is_listed, survey, write_case
+from tests.conformance.cases import FORMATS, MAX_REFUSED, OLD, Case, Survey, committed, is_listed, survey, write_case
 from tests.conformance.worker import CRASH, LOG, OUTCOMES, PASS, REFUSED, WORK, WRONG, Job, Result, serve
 
 HERE = Path(__file__).parent
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_lists(found)
         return 0
     formats = [options.format] if options.format else list(FORMATS)
-    stale = check_lists(found, formats)
+    stale = check_lists(found, [name for name in formats if name in FORMATS])
     names = fnmatch.filter(found.cases, options.only) if options.only else None
     records = run(tasks(found, formats, names), options.jobs, progress=True)
     for record in failures(records):
@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.conformance.node_suite", description="The ONNX node suite against our converters."
     )
-    parser.add_argument("--format", choices=FORMATS, help="one format only")
+    parser.add_argument("--format", choices=(*FORMATS, OLD), help="one format only")
     parser.add_argument("--jobs", type=int, default=2, help="lanes that run side by side (2)")
     parser.add_argument("--only", help="cases whose name matches this pattern (test_conv*)")
     parser.add_argument("--write", type=Path, help="write the report to this Markdown file")

@@ -101,9 +101,17 @@ class Emitter:
         return output
 
     def run_many(self, operator: str, inputs: Sequence[View | None], outputs: Sequence[View], options: Options | None = None) -> None:
-        """Write one call."""
+        """Write one call; operands that the runtime cannot broadcast are spread first."""
+        if self.runtime is not None and self.runtime.needs_equal_shapes(operator, len(outputs[0].stored)):
+            inputs = [self._spread(view, outputs[0].stored) for view in inputs]
         tensors = tuple(None if view is None else view.tensor for view in inputs)
         self._calls.append(Call(operator, tensors, tuple(view.tensor for view in outputs), options))
+
+    def _spread(self, view: View | None, shape: Shape) -> View | None:
+        if view is None or view.stored == shape:
+            return view
+        whole = self.like(view, Layout.plain(shape), "spread")
+        return self.run("BROADCAST_TO", [view, self.indices("shape", shape)], whole, Options("BroadcastToOptions"))
 
     def unary(self, operator: str, x: View, purpose: str = "", options: Options | None = None) -> View:
         """An elementwise step inside a lowering that takes several."""

@@ -24,6 +24,8 @@ class OldRuntime:
         highest: the highest version it has of each operator; it has all from 1 to there.
         coarse: operators whose int8 kernels are further from the exact result than the bounds on int8 parity allow.
         in_float: whether an operation on codes would become one of those, and is computed in float instead.
+        finite: operators that are not infinite over nothing, as they should be.
+        broadcasts: operators whose kernels broadcast up to that rank only, and end the process beyond it.
     """
 
     title: str
@@ -31,6 +33,12 @@ class OldRuntime:
     highest: Mapping[str, int]
     coarse: frozenset[str]
     in_float: Callable[[Operation], bool]
+    finite: frozenset[str]
+    broadcasts: Mapping[str, int]
+
+    def needs_equal_shapes(self, operator: str, rank: int) -> bool:
+        """Whether the operands of that rank must have the shape of the result."""
+        return rank > self.broadcasts.get(operator, rank)
 
     def has(self, operator: str, number: int) -> bool:
         """Whether it knows a version of an operator."""
@@ -44,6 +52,9 @@ class OldRuntime:
             return f"it becomes {call.operator} version {number}, and {self.title} {known}"
         if call.operator in self.coarse and call.outputs[0].dtype == "int8":
             return f"it becomes {call.operator} in int8, which {self.title} computes more than a step off"
+        source = call.inputs[0]
+        if call.operator in self.finite and source is not None and 0 in source.shape:
+            return f"it is {call.operator} of nothing, which {self.title} takes for the largest finite number"
         return ""
 
 
@@ -109,6 +120,12 @@ _2_14 = OldRuntime(
     ),
     coarse=frozenset({"MEAN", "MUL", "RESIZE_BILINEAR"}),
     in_float=_is_coarse_in_2_14,
+    finite=frozenset({"REDUCE_MAX", "REDUCE_MIN"}),
+    broadcasts={
+        **dict.fromkeys(("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "LOGICAL_AND", "LOGICAL_OR"), 4),
+        **dict.fromkeys(("POW", "FLOOR_MOD"), 4),
+        "SELECT_V2": 5,
+    },
 )
 
 _RUNTIMES = {"2.14": _2_14}

@@ -74,13 +74,11 @@ def obstacles(model: Path, runtime: str = "") -> list[Obstacle]:
 
 def _too_new(program: Program, makers: Mapping[Tensor, Operation], options: WriteOptions) -> list[Obstacle]:
     """The calls that the runtime of ``options`` lacks or computes wrongly, by the operations they come from."""
-    old, found = old_runtime(options.runtime), []
-    for call in program.calls:
-        cause, maker = old.refusal(call) if old is not None else "", makers.get(call.outputs[0])
-        operator, node = (maker.op_type, maker.name) if maker is not None else ("layout of", call.outputs[0].name)
-        if cause:
-            found.append(Obstacle("tflite", operator, node, cause, "use another scheme or operator, or leave this target out"))
-    return found
+    old, hint = old_runtime(options.runtime), "use another scheme or operator, or leave this target out"
+    if old is None:
+        return []
+    found = [(makers[call.outputs[0]], cause) for call in program.calls if (cause := old.refusal(call))]
+    return [Obstacle("tflite", maker.op_type, maker.name, cause, hint) for maker, cause in found]
 
 
 def _readers_of_dynamic_rows(graph: FoldedGraph) -> list[Obstacle]:
@@ -100,9 +98,15 @@ def _lowered(graph: FoldedGraph, options: WriteOptions) -> tuple[Program, Mappin
         before = emit.count
         _lower(operation, emit)
         makers |= dict.fromkeys(emit.made_since(before), operation)
+    writers = {operand.name: operation for operation in graph.operations for operand in operation.outputs}
     outputs: list[tuple[str, View]] = []
     for operand in graph.outputs:
+        before = emit.count
         outputs.append((operand.name, _output(operand, emit, options, [view.tensor for _, view in (*inputs, *outputs)])))
+        # What is moved or copied at the end is so for whoever made it, or for nobody where an input is an output.
+        makers |= dict.fromkeys(
+            emit.made_since(before), writers.get(operand.name, Operation("Identity", operand.name, {}, (operand,), (operand,)))
+        )
     program = emit.program(inputs, outputs, {})
     return replace(program, metadata={**_metadata(options, emit.layouts(program)), NAME: metadata(program, options)}), makers
 
