@@ -67,20 +67,36 @@ def environment(progress: Callable[[int, int], None] = lambda *_: None) -> Envir
     Raises:
         NoRuntimeError: there is no such Python or no wheel for this machine. DownloadError: a wheel cannot be had.
     """
-    return Environment(_python(), site(DevicePython(PYTHON, 64, platform.machine(), glibc()), progress))
+    return Environment(_python(), site(_here(), progress))
+
+
+def is_made() -> bool:
+    """Whether ``environment`` has nothing left to make; errors as there."""
+    _python()
+    return _place(_here()).is_dir()
+
+
+def _here() -> DevicePython:
+    return DevicePython(PYTHON, 64, platform.machine(), glibc())
 
 
 def site(python: DevicePython, progress: Callable[[int, int], None] = lambda *_: None) -> Path:
     """The folder of packages for a Python, here or emulated here; errors as ``environment``."""
+    folder = _place(python)
+    with on_our_disk("the environment of tflite-runtime"):
+        return made(folder, lambda new: unpack([str(path) for path in _wheels(python, progress)], new))
+
+
+def _place(python: DevicePython) -> Path:
+    """Named by what goes into it."""
     if python.minor != PYTHON or python.machine not in MACHINES or not python.glibc:
         what = f"Python {python.version}, {python.machine}, {f'glibc {python.glibc}' if python.glibc else 'no glibc'}"
         raise NoRuntimeError(
             f"tflite-runtime {VERSIONS['tflite-runtime']} has no wheel for {what}",
             f"run it under Python {PYTHON} on 64-bit Linux with glibc, or leave the targets out that need it",
         )
-    folder = cache_folder() / f"tflite-runtime-{_key(python)}"
-    with on_our_disk("the environment of tflite-runtime"):
-        return made(folder, lambda new: unpack([str(path) for path in _wheels(python, progress)], new))
+    pinned = hashlib.sha256(json.dumps(sorted(DIGESTS)).encode()).hexdigest()[:12]
+    return cache_folder() / f"tflite-runtime-{python.tag}-{python.machine}-{pinned}"
 
 
 def _wheels(python: DevicePython, progress: Callable[[int, int], None]) -> list[Path]:
@@ -89,11 +105,6 @@ def _wheels(python: DevicePython, progress: Callable[[int, int], None]) -> list[
         if wheel.sha256 not in DIGESTS:
             raise DownloadError(f"{wheel.path.name} is not the file that is pinned", "see where pip takes it from: pip config list")
     return [wheel.path for wheel in chosen]
-
-
-def _key(python: DevicePython) -> str:
-    """Names a folder by what goes into it."""
-    return f"{python.tag}-{python.machine}-{hashlib.sha256(json.dumps(sorted(DIGESTS)).encode()).hexdigest()[:12]}"
 
 
 def _python() -> str:
