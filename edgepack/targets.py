@@ -136,7 +136,8 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("it carries no scheme")
         for scheme in self.schemes:
             _demand_scheme(scheme)
-        if (self.runner == "tflite_runtime") != (self.dialect == "tflite@2.14"):
+        is_old = bool(self.constraints.runtime)
+        if (self.runner == "tflite_runtime") != is_old or (is_old and self.backend != "tflite"):
             raise ValueError("runner tflite_runtime is for backend tflite with constraints.runtime 2.14, and for nothing else")
 
 

@@ -23,7 +23,7 @@ from edgepack.backends.tflite.runtimes import runtime
 from tests.backends import test_int8_isolation as isolation
 from tests.backends.int8_cases import CASES, Arrays, Quantized
 from tests.backends.test_int8_isolation import Found, Run, demand, measured
-from tests.backends.tflite.models import Hub, _back, _forth, dynamic, node, operators, read_file, run_litert
+from tests.backends.tflite.models import Hub, _back, _forth, dynamic, node, operators, read_file, run_litert, single
 from tests.backends.tflite.probe import known_versions
 from tests.backends.tflite.test_float_conformance import ALL, TOLERANCE
 from tests.old_runtime import RUNTIME, OldSession, demanded
@@ -36,6 +36,10 @@ RNG = np.random.default_rng(5)
 @pytest.fixture(scope="module")
 def old() -> None:
     demanded()
+
+
+def _normal(*shape: int) -> Any:
+    return RNG.standard_normal(shape).astype(np.float32)
 
 
 def images(hub: Hub) -> WriteOptions:
@@ -213,10 +217,29 @@ def test_a_largest_of_nothing_is_refused(operator: str, tmp_path: Path) -> None:
     assert (found.operator, found.node) == (operator, "most") and "of nothing" in found.cause
 
 
-@pytest.mark.parametrize("operator", ["Less", "Equal", "And", "Pow", "Mod", "Where", "Max", "Mul"])
+SKIPPING = {
+    "conv": single("Conv", _normal(2, 3, 7, 9), weights={"w": _normal(4, 3, 2, 3)}, auto_pad="SAME_UPPER", strides=[3, 2]),
+    "depthwise": single("Conv", _normal(1, 5, 3, 4), weights={"w": _normal(5, 1, 3, 2)}, auto_pad="SAME_UPPER", group=5, strides=[1, 3]),
+    "average": single("AveragePool", _normal(1, 4, 8, 8), auto_pad="SAME_UPPER", kernel_shape=[4, 1], strides=[3, 3]),
+    "maximum": single("MaxPool", _normal(1, 4, 8, 8), auto_pad="SAME_UPPER", kernel_shape=[4, 1], strides=[3, 3]),
+}
+
+
+@pytest.mark.parametrize("name", SKIPPING)
+def test_windows_further_apart_than_they_are_large_are_padded_apart_from_the_kernel(name: str, tmp_path: Path) -> None:
+    """With padding SAME its kernels answer zeros."""
+    hub = SKIPPING[name]
+    description = tflite.write(hub.save(tmp_path / "hub.onnx"), tmp_path, images(hub))
+    now, then = (run(description, tmp_path, hub.feed)["y"] for run in (run_litert, run_old))
+    assert now.any()
+    np.testing.assert_allclose(then, now, **TOLERANCE)
+
+
+@pytest.mark.parametrize("operator", ["Less", "Equal", "And", "Pow", "Mod", "Where", "Max", "Mul", "Add", "Sub", "Div"])
 def test_operands_of_more_axes_than_it_broadcasts_are_spread_first(operator: str, tmp_path: Path) -> None:
     """Its kernels end the process there."""
-    shapes = ((2, 1, 3, 1, 2, 2), (1, 4, 3, 2, 1, 2))
+    # Of the second the kernels of products and sums make a fast case, which ends the process at five axes.
+    shapes = ((2, 4, 3, 1, 2, 2), (2,)) if operator in ("Mul", "Add", "Sub", "Div") else ((2, 1, 3, 1, 2, 2), (1, 4, 3, 2, 1, 2))
     kind = {"And": bool, "Mod": np.int32}.get(operator, np.float32)
     arrays = [(np.abs(RNG.standard_normal(shape)) * 3 + 1).astype(kind) for shape in shapes]
     feed = dict(zip("ab", arrays, strict=True)) | ({"c": RNG.random((1, 4, 1, 1, 2, 1)) > 0.5} if operator == "Where" else {})

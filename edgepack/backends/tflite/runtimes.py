@@ -25,6 +25,7 @@ class OldRuntime:
         coarse: operators whose int8 kernels are further from the exact result than the bounds on int8 parity allow.
         in_float: whether an operation on codes would become one of those, and is computed in float instead.
         finite: operators that are not infinite over nothing, as they should be.
+        same_must_not_skip: whether padding SAME gives zeros where windows are further apart than they are large.
         broadcasts: operators whose kernels broadcast up to that rank only, and end the process beyond it.
     """
 
@@ -34,6 +35,7 @@ class OldRuntime:
     coarse: frozenset[str]
     in_float: Callable[[Operation], bool]
     finite: frozenset[str]
+    same_must_not_skip: bool
     broadcasts: Mapping[str, int]
 
     def needs_equal_shapes(self, operator: str, rank: int) -> bool:
@@ -121,9 +123,10 @@ _2_14 = OldRuntime(
     coarse=frozenset({"MEAN", "MUL", "RESIZE_BILINEAR"}),
     in_float=_is_coarse_in_2_14,
     finite=frozenset({"REDUCE_MAX", "REDUCE_MIN"}),
+    same_must_not_skip=True,
     broadcasts={
         **dict.fromkeys(("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "LOGICAL_AND", "LOGICAL_OR"), 4),
-        **dict.fromkeys(("POW", "FLOOR_MOD"), 4),
+        **dict.fromkeys(("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "POW", "FLOOR_MOD"), 4),
         "SELECT_V2": 5,
     },
 )
