@@ -220,8 +220,8 @@ def test_a_largest_of_nothing_is_refused(operator: str, tmp_path: Path) -> None:
 SKIPPING = {
     "conv": single("Conv", _normal(2, 3, 7, 9), weights={"w": _normal(4, 3, 2, 3)}, auto_pad="SAME_UPPER", strides=[3, 2]),
     "depthwise": single("Conv", _normal(1, 5, 3, 4), weights={"w": _normal(5, 1, 3, 2)}, auto_pad="SAME_UPPER", group=5, strides=[1, 3]),
-    "average": single("AveragePool", _normal(1, 4, 8, 8), auto_pad="SAME_UPPER", kernel_shape=[4, 1], strides=[3, 3]),
-    "maximum": single("MaxPool", _normal(1, 4, 8, 8), auto_pad="SAME_UPPER", kernel_shape=[4, 1], strides=[3, 3]),
+    "average": single("AveragePool", _normal(1, 4, 8, 8), pads=[1, 0, 1, 0], kernel_shape=[4, 1], strides=[3, 3]),
+    "maximum": single("MaxPool", _normal(1, 4, 8, 8), pads=[1, 0, 1, 0], kernel_shape=[4, 1], strides=[3, 3]),
 }
 
 
