@@ -26,6 +26,8 @@ from tests.backends.test_int8_isolation import Found, Run, demand, measured
 from tests.backends.tflite.models import Hub, _back, _forth, dynamic, node, operators, read_file, run_litert, single
 from tests.backends.tflite.probe import known_versions
 from tests.backends.tflite.test_float_conformance import ALL, TOLERANCE
+from tests.conformance.worker import PASS, Result
+from tests.fuzz.worker import Job, Trial, prepare, tflite_2_14
 from tests.old_runtime import RUNTIME, OldSession, demanded
 
 pytestmark = pytest.mark.usefixtures("old")
@@ -215,6 +217,26 @@ def test_a_largest_of_nothing_is_refused(operator: str, tmp_path: Path) -> None:
     hub = Hub([node(operator, "x axes", "y", "most")], {"x": np.zeros((2, 0, 4), np.float32)}, {"axes": np.asarray([1])})
     (found,) = tflite.obstacles(hub.save(tmp_path / "hub.onnx"), RUNTIME)
     assert (found.operator, found.node) == (operator, "most") and "of nothing" in found.cause
+
+
+def test_a_bool_that_is_padded_is_refused(tmp_path: Path) -> None:
+    hub = Hub([node("Pad", "x pads", "y", "pad")], {"x": np.ones((2, 3), bool)}, {"pads": np.asarray([0, 1, 0, 0])}, {"y": bool})
+    (found,) = tflite.obstacles(hub.save(tmp_path / "hub.onnx"), RUNTIME)
+    assert found.node == "pad" and "of bool, which TensorFlow Lite 2.14 does not have" in found.cause
+
+
+def test_a_reshaped_tensor_that_is_read_again_is_not_written_over(tmp_path: Path) -> None:
+    """Its planner lets the difference take the place of the image that the product still needs."""
+    nodes = [
+        *(node("Reshape", "x wide", "v", "first"), node("Reshape", "v column", "c", "second"), node("Sub", "c one", "y")),
+        *(node("Reshape", "v pairs", "p", "third"), node("Gemm", "p w", "z")),
+    ]
+    shapes = {"wide": np.asarray([1, 1, 16, 1, 1]), "column": np.asarray([16, 1]), "pairs": np.asarray([8, 2])}
+    weights = {**shapes, "one": np.asarray([4.3], np.float32), "w": _normal(2, 1)}
+    hub = Hub(nodes, {"x": _normal(1, 16, 1, 1)}, weights, {"y": np.float32, "z": np.float32})
+    model = onnx.load(hub.save(tmp_path / "model.onnx")).SerializeToString()
+    prepared = prepare(Job(str(tmp_path), "w8a8", (), model, hub.feed))
+    assert tflite_2_14(Trial(prepared.job, prepared.expected[OLD])) == Result(PASS)
 
 
 SKIPPING = {

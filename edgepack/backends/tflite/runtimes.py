@@ -24,6 +24,7 @@ class OldRuntime:
         highest: the highest version it has of each operator; it has all from 1 to there.
         coarse: operators whose int8 kernels are further from the exact result than the bounds on int8 parity allow.
         in_float: whether an operation on codes would become one of those, and is computed in float instead.
+        lacks: (operator, type of its input) of kernels that were added later without a new version.
         finite: operators that are not infinite over nothing, as they should be.
         same_must_not_skip: whether padding SAME gives zeros where windows are further apart than they are large.
         broadcasts: operators whose kernels broadcast up to that rank only, and end the process beyond it.
@@ -34,6 +35,7 @@ class OldRuntime:
     highest: Mapping[str, int]
     coarse: frozenset[str]
     in_float: Callable[[Operation], bool]
+    lacks: frozenset[tuple[str, str]]
     finite: frozenset[str]
     same_must_not_skip: bool
     broadcasts: Mapping[str, int]
@@ -55,6 +57,8 @@ class OldRuntime:
         if call.operator in self.coarse and call.outputs[0].dtype == "int8":
             return f"it becomes {call.operator} in int8, which {self.title} computes more than a step off"
         source = call.inputs[0]
+        if source is not None and (call.operator, source.dtype) in self.lacks:
+            return f"it is {call.operator} of {source.dtype}, which {self.title} does not have"
         if call.operator in self.finite and source is not None and 0 in source.shape:
             return f"it is {call.operator} of nothing, which {self.title} takes for the largest finite number"
         return ""
@@ -122,6 +126,7 @@ _2_14 = OldRuntime(
     ),
     coarse=frozenset({"MEAN", "MUL", "RESIZE_BILINEAR"}),
     in_float=_is_coarse_in_2_14,
+    lacks=frozenset({("PAD", "bool"), ("PADV2", "bool")}),
     finite=frozenset({"REDUCE_MAX", "REDUCE_MIN"}),
     same_must_not_skip=True,
     broadcasts={

@@ -17,6 +17,7 @@ from edgepack.backends.tflite.metadata import NAME, metadata, with_files
 from edgepack.backends.tflite.program import Options, Program, Tensor, View
 from edgepack.backends.tflite.runtimes import runtime as old_runtime
 from edgepack.backends.tflite.table import TABLE, computes_in_float
+from edgepack.backends.tflite.unshared import unshared
 from edgepack.hub.graph import constant, static_shape
 from edgepack.quantize.fold import FoldedGraph, Operand, Operation, fold
 from edgepack.quantize.scheme import Scheme
@@ -108,6 +109,7 @@ def _lowered(graph: FoldedGraph, options: WriteOptions) -> tuple[Program, Mappin
             emit.made_since(before), writers.get(operand.name, Operation("Identity", operand.name, {}, (operand,), (operand,)))
         )
     program = emit.program(inputs, outputs, {})
+    program = unshared(program) if emit.runtime is not None else program
     return replace(program, metadata={**_metadata(options, emit.layouts(program)), NAME: metadata(program, options)}), makers
 
 
