@@ -1,4 +1,7 @@
-"""Artifacts for TensorFlow Lite 2.14, in that runtime: int8 within FACTS' table, floats as LiteRT's, and what it lacks refused by name."""
+"""Artifacts for TensorFlow Lite 2.14, in that runtime: int8 within FACTS' table, floats as LiteRT's, and what it lacks refused by name.
+
+``python -m tests.backends.test_tflite_legacy`` prints how far its own int8 kernels are off, from artifacts that are written for today's.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from tests.backends import test_int8_isolation as isolation
 from tests.backends.int8_cases import CASES, Arrays, Quantized
 from tests.backends.test_int8_isolation import Found, Run, demand, measured
 from tests.backends.tflite.models import Hub, _back, _forth, dynamic, node, operators, read_file, run_litert, single
+from tests.backends.tflite.old_table import with_table
 from tests.backends.tflite.probe import known_versions
 from tests.backends.tflite.test_float_conformance import ALL, TOLERANCE
 from tests.conformance.worker import PASS, Result
@@ -83,15 +87,15 @@ def rounds_twice(file: Path) -> float:
     return most
 
 
-def _written(folder: Path, quantized: Quantized) -> ArtifactDescription:
+def _written(folder: Path, quantized: Quantized, release: str = RUNTIME) -> ArtifactDescription:
     held = quantized.model.graph
     inputs = {value.name: "NCHW" for value in held.input if len(value.type.tensor_type.shape.dim) == 4}
     ends = {value.name: "NCHW" for value in held.output if len(value.type.tensor_type.shape.dim) == 4}
-    return tflite.write(folder / "hub.onnx", folder, WriteOptions("w8a8", inputs, ends, runtime=RUNTIME))
+    return tflite.write(folder / "hub.onnx", folder, WriteOptions("w8a8", inputs, ends, runtime=release))
 
 
-def _run(by: Any, folder: Path, quantized: Quantized) -> Run:
-    description = _written(folder, quantized)
+def _run(by: Any, folder: Path, quantized: Quantized, release: str = RUNTIME) -> Run:
+    description = _written(folder, quantized, release)
     return lambda feed: by(description, folder, feed)["y"]
 
 
@@ -184,6 +188,11 @@ def test_a_dynamic_product_with_a_scale_for_each_channel_is_a_convolution_that_i
     assert (np.abs(run_old(description, tmp_path, hub.feed)["y"] - x @ weight) <= allowed).all()
 
 
+def test_the_page_shows_the_table_as_it_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "legacy.md").read_text(encoding="utf-8")
+    assert with_table(page) == page
+
+
 def test_it_knows_exactly_the_versions_that_the_table_says() -> None:
     old = runtime(RUNTIME)
     assert old is not None
@@ -270,3 +279,15 @@ def test_operands_of_more_axes_than_it_broadcasts_are_spread_first(operator: str
     description = tflite.write(hub.save(tmp_path / "hub.onnx"), tmp_path, WriteOptions("fp32", runtime=RUNTIME))
     now, then = (run(description, tmp_path, feed)["y"] for run in (run_litert, run_old))
     np.testing.assert_allclose(then, now, rtol=1e-6)
+
+
+def main() -> None:
+    """The table of test_int8_isolation, of artifacts written for today's runtime and run in the old one."""
+    isolation.RUNS[OLD], isolation.SCALE_DTYPES[OLD] = partial(_run, run_old, release=""), "float32"
+    print("target | operator | codes | % equal float64 | % of no ties | % equal ORT | worst setting | step | delta | - | -")
+    for name in CASES:
+        print(isolation.row(name, OLD, 10, 2), flush=True)
+
+
+if __name__ == "__main__":
+    main()

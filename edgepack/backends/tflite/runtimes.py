@@ -87,7 +87,7 @@ def _is_coarse_in_2_14(operation: Operation) -> bool:
     )
 
 
-# Measured by ``python -m tests.backends.tflite.old_int8`` in codes of the output: a mean up to 0.98 off, a bilinear resize up to 4.9, a
+# Measured by ``python -m tests.backends.test_tflite_legacy`` in codes of the output: a mean up to 0.98 off, a bilinear resize up to 4.9, a
 # product 0.51. Its own kernels compute these; XNNPACK, which LiteRT uses, is not asked for int8 in 2.14.
 _2_14 = OldRuntime(
     title="TensorFlow Lite 2.14",
