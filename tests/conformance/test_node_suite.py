@@ -6,10 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.conformance.cases import FORMATS, LISTED, MAX_REFUSED, Survey, survey
+from tests.conformance.cases import FORMATS, LISTED, MAX_REFUSED, OLD, Survey, survey
 from tests.conformance.node_suite import Record, by_case, check_lists, failures, listed_counts, refused_part, run, tasks
 from tests.conformance.report import general
 from tests.conformance.worker import CRASH, PASS, REFUSED, WRONG, Result, at_hub_opset, booleans_as_int32
+from tests.old_runtime import demanded
 
 # One case a family and, where there was one, the case that once failed.
 SAMPLE = tuple(
@@ -54,6 +55,14 @@ def test_no_node_case_is_wrong_or_crashes_and_few_of_the_listed_operators_are_re
     records = run(tasks(found(), FORMATS))
     assert told(failures(records)) == []
     assert all(refused_part(listed_counts(records, name)) <= MAX_REFUSED for name in FORMATS)
+
+
+@pytest.mark.slow
+def test_no_node_case_is_wrong_or_crashes_in_tensorflow_lite_2_14() -> None:
+    demanded()
+    records = run(tasks(found(), (OLD,)))
+    assert told(failures(records)) == []
+    assert refused_part(listed_counts(records, OLD)) <= MAX_REFUSED
 
 
 def test_every_listed_operator_is_one_of_onnx() -> None:
