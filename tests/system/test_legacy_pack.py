@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgepack.arrays import load_arrays
 from edgepack.calibration.readers import Samples
 from edgepack.converter.step import Limits
 from edgepack.devices.tflite_runtime import VERSIONS
@@ -49,17 +50,25 @@ def demand_equal(folder: Path) -> None:
     """Both runtimes on the golden samples.
 
     Real schemes: what float32 rounding leaves of two networks of tens of layers, 100 dB (FACTS: torch against onnxruntime 112 dB).
-    Static int8: FACTS' bar between two runtimes for networks with rounding ties, 32 dB. Dynamic: the same half steps of ranges found
-    at run time, so the same bar.
+    On codes a code in a thousand of every layer is the neighbour of LiteRT's, and so its successors': both runtimes are as far from the
+    student to 1.5 dB (FACTS, networks with rounding ties), and nearer to each other than to it: what rounds otherwise is less than what
+    quantization costs.
     """
     pack = load_pack(folder)
     golden = Samples.open(folder / pack.golden_inputs.path).arrays
+    student = load_arrays(folder / pack.golden_reference.path)
     for artifact in pack.artifacts:
         assert artifact.failures == (), artifact.failures
         assert (artifact.runner, artifact.runtime) == ("tflite_runtime", f"tflite-runtime {VERSIONS['tflite-runtime']}")
         then, now = (infer(folder, held, golden, LIMITS)[0] for held in (artifact, in_litert(artifact)))
         for name, array in now.items():
-            assert sqnr_db(array, then[name]) >= (32 if artifact.scheme in ("w8a8", "w8d8") else 100), (artifact.scheme, name)
+            apart = sqnr_db(array, then[name])
+            if artifact.scheme not in ("w8a8", "w8d8"):
+                assert apart >= 100, (artifact.scheme, name)
+                continue
+            ours, theirs = (sqnr_db(student[name], held) for held in (then[name], array))
+            print(f"{artifact.scheme} {name}: {ours:.2f} dB from the student, LiteRT {theirs:.2f} dB, {apart:.2f} dB apart")
+            assert abs(ours - theirs) <= 1.5 and apart >= min(ours, theirs), (artifact.scheme, name, ours, theirs, apart)
 
 
 @pytest.mark.parametrize("schemes", [("fp32", "w8a8"), pytest.param(SCHEMES, marks=pytest.mark.slow)])
