@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint slow conformance conformance-mil zoo android swift fuzz faults mutations distil segmentation bench bench-rebuild \
+.PHONY: demo test lint slow conformance conformance-mil zoo legacy android swift fuzz faults mutations distil segmentation bench bench-rebuild \
 	bench-efficientnet bench-huggingface bench-conversion bench-latency bench-latency-statistics bench-peers clean
 
 demo: $(VENV)/.demo
@@ -39,6 +39,12 @@ swift:
 JOBS ?= 2
 conformance: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance.node_suite --jobs $(JOBS) --write docs/conformance.md
+
+# Node suite and random graphs through TensorFlow Lite 2.14.
+legacy: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance.node_suite --format tflite@2.14 --jobs $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --graphs 2000 --seed $(SEED) --jobs $(JOBS) --format tflite@2.14
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --graphs 500 --seed $(SEED) --jobs $(JOBS) --scheme w8a8 --format tflite@2.14
 
 # Apple's operator tests, from the coremltools wheel, on the MIL interpreter.
 conformance-mil: $(VENV)/.dev

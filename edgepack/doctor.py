@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -39,7 +40,7 @@ _IMPORT_SECONDS = 120
 
 def checks() -> list[Check]:
     """Everything doctor looks at."""
-    return [_python(), *(_import(module) for module in _NEEDED), *_conflicts(), _telemetry()]
+    return [_python(), *(_import(module) for module in _NEEDED), *_conflicts(), _old_runtime(), _telemetry()]
 
 
 def _python() -> Check:
@@ -82,10 +83,28 @@ def _conflicts() -> list[Check]:
     return found
 
 
-def _complaint(module: str) -> str:
+def _old_runtime() -> Check:
+    """tflite-runtime 2.14, which only target android-legacy needs and which is made when it does."""
+    from edgepack.devices.tflite_runtime import VERSIONS, environment, is_made
+    from edgepack.errors import DeviceError
+
+    name, needed_by = "tflite-runtime", "for target android-legacy"
+    try:
+        if not is_made():
+            return Check(name, "ok", f"not made yet; a build {needed_by} makes its environment, with pip")
+        held = environment()
+    except DeviceError as error:
+        return Check(name, "warning", f"{error.cause}; {needed_by}", error.hint)
+    words = _complaint("tflite_runtime.interpreter", held.command("-c"), held.variables())
+    if words:
+        return Check(name, "error", f"does not import: {words}", f"remove {held.site}: it is made again")
+    return Check(name, "ok", f"{VERSIONS[name]} in an environment of its own, {needed_by}")
+
+
+def _complaint(module: str, python: Sequence[str] = (sys.executable, "-P", "-c"), variables: Mapping[str, str] = os.environ) -> str:
     """Why a module does not import, "" when it does. -P: from its distribution, not from a file here of the same name."""
-    command = [sys.executable, "-P", "-c", f"import {module}"]
-    quiet = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    command = [*python, f"import {module}"]
+    quiet = {**variables, "ORT_DISABLE_TELEMETRY": "1"}
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False, env=quiet, errors="replace")
     except subprocess.TimeoutExpired:

@@ -27,9 +27,15 @@ MOST = 2**63
 
 
 class TargetConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the target demands of encodings. ``scale_dtype``: "float16" when it computes scales in fp16."""
+    """What the target demands of artifacts.
+
+    Attributes:
+        scale_dtype: "float16" when it computes scales in fp16.
+        runtime: the oldest release of the backend's runtime that must run them ("2.14" of TensorFlow Lite); "" for today's.
+    """
 
     scale_dtype: Literal["float32", "float16"] = "float32"
+    runtime: Literal["", "2.14"] = ""
 
 
 class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,7 +107,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     title: str
     platform: str
     backend: Literal["ort", "tflite", "coreml"]
-    runner: Literal["ort", "litert", "mil"]
+    runner: Literal["ort", "litert", "tflite_runtime", "mil"]
     schemes: tuple[str, ...]
     minimum_os: str
     constraints: TargetConstraints = TargetConstraints()
@@ -112,6 +118,11 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def computes_in_half(self) -> bool:
         """Whether the target computes every scheme but fp32 in fp16, scales included."""
         return self.constraints.scale_dtype == "float16"
+
+    @property
+    def dialect(self) -> str:
+        """What is written for it: the backend, and the old runtime that must run it ("tflite@2.14")."""
+        return f"{self.backend}@{self.constraints.runtime}" if self.constraints.runtime else self.backend
 
     def judged(self, scheme: str) -> Target:
         """What the verdict of one scheme depends on: not what else the target carries, nor what ``edgepack gate`` alone holds it to."""
@@ -125,6 +136,9 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("it carries no scheme")
         for scheme in self.schemes:
             _demand_scheme(scheme)
+        is_old = bool(self.constraints.runtime)
+        if (self.runner == "tflite_runtime") != is_old or (is_old and self.backend != "tflite"):
+            raise ValueError("runner tflite_runtime is for backend tflite with constraints.runtime 2.14, and for nothing else")
 
 
 def _demand_scheme(name: str) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgepack import doctor
+from edgepack.devices import tflite_runtime
+from edgepack.devices.wheels import DevicePython
 
 
 def module(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +63,24 @@ def test_a_missing_library_says_who_needs_it_and_only_torch_is_optional(monkeypa
     torch, onnx = doctor._import("torch"), doctor._import("onnx")
     assert (torch.level, onnx.level) == ("warning", "error")
     assert "Python and .pt2 students need it" in torch.found and onnx.next_step == "pip install onnx"
+
+
+def test_the_old_runtime_is_told_of_where_it_is_made_where_it_is_not_and_where_it_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPACK_RUNTIMES", str(tmp_path))
+    monkeypatch.setattr(tflite_runtime, "_python", lambda: sys.executable)
+    monkeypatch.setattr(tflite_runtime, "_here", lambda: DevicePython("3.11", 64, "x86_64", "2.36"))
+    assert (doctor._old_runtime().level, "not made yet" in doctor._old_runtime().found) == ("ok", True)
+    site = tflite_runtime._place(tflite_runtime._here())
+    (site / "tflite_runtime").mkdir(parents=True)
+    (site / "tflite_runtime" / "interpreter.py").write_text("raise ImportError('_ARRAY_API not found')")
+    broken = doctor._old_runtime()
+    assert broken.level == "error" and "_ARRAY_API not found" in broken.found and str(site) in broken.next_step
+    (site / "tflite_runtime" / "interpreter.py").write_text("")
+    assert doctor._old_runtime().found == "2.14.0 in an environment of its own, for target android-legacy"
+    monkeypatch.setattr(tflite_runtime, "_here", lambda: DevicePython("3.11", 64, "arm64", ""))
+    assert doctor._old_runtime().level == "warning" and "no glibc" in doctor._old_runtime().found
 
 
 def test_a_library_from_another_distribution_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

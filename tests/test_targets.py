@@ -43,6 +43,11 @@ def test_the_three_platforms_and_browsers_are_shipped() -> None:
     assert {load_target(name).platform for name in target_names()} == {"raspberry-pi", "android", "ios", "web"}
 
 
+def test_only_what_is_written_for_an_old_runtime_says_so() -> None:
+    assert {load_target(name).dialect for name in target_names()} == {"ort", "tflite", "tflite@2.14", "coreml"}
+    assert load_target("android-legacy").dialect == "tflite@2.14"
+
+
 def test_a_users_own_file_is_a_target(tmp_path: Path) -> None:
     target = load_target(own(tmp_path, "[budgets]\naccuracy_drop_points = 2.0"))
     assert (target.name, target.budgets.accuracy_drop_points, target.constraints.scale_dtype) == ("my-board", 2.0, "float32")
@@ -77,7 +82,7 @@ def test_a_pis_limits_are_what_its_pipes_do_in_a_cycle(name: str, hertz: float, 
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(TargetError, match=r"no target 'andriod' -> next: choose from android, ios, .*or give a .toml file"):
+    with pytest.raises(TargetError, match=r"no target 'andriod' -> next: choose from android, android-legacy, ios, .*or give a .toml file"):
         load_target("andriod")
 
 
@@ -104,6 +109,9 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"tables": "[budgets]\nfp32_below_student_db = inf"}, "finite"),
         ({"tables": "[budgets]\nlatency_threads = 0"}, "at least one thread"),
         ({"tables": '[constraints]\nscale_dtype = "bfloat16"'}, "bfloat16"),
+        ({"tables": '[constraints]\nruntime = "2.13"'}, "2.13"),
+        ({"tables": '[constraints]\nruntime = "2.14"'}, "runner tflite_runtime is for"),
+        ({"runner": '"tflite_runtime"', "backend": '"tflite"'}, "runner tflite_runtime is for"),
         ({"tables": f"[budgets]\nsize_bytes = {10**400}"}, "finite"),
         ({"tables": "[budgets"}, "board.toml"),
         ({"tables": '[hardware]\nmodel = "A board"'}, "machine"),

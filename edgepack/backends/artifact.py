@@ -31,7 +31,7 @@ class ArtifactDescription(msgspec.Struct, frozen=True):
     Attributes:
         file: its file (or .mlpackage folder) name, relative to the folder it was written to.
         inputs, outputs: in the student's order.
-        runner: which runner runs it: "ort", "litert" or "mil".
+        runner: which runner runs it: "ort", "litert", "tflite_runtime" or "mil".
         notes: facts worth a line in the report ("compute precision float16").
         minimum_os: the oldest system that runs it, as the target names it.
         state: of a stateful student: artifact input -> the artifact output it takes in the next step.
@@ -90,6 +90,7 @@ class WriteOptions(msgspec.Struct, frozen=True):
         image_inputs: inputs that the artifact takes as images of pixels 0 to 255, where the format has them: name -> "RGB" or
             "GRAYSCALE".
         images: inputs that hold images, by name, for the artifact's metadata.
+        runtime: the oldest release of the format's runtime that must run it ("2.14"); "" for today's.
     """
 
     scheme: str
@@ -101,3 +102,4 @@ class WriteOptions(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
     image_inputs: dict[str, str] = {}
     images: dict[str, ImageInput] = {}
+    runtime: str = ""

@@ -16,8 +16,8 @@ class Backend(Protocol):
     def write(self, model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
         """Write one artifact into ``out``; refuse before the first byte."""
 
-    def obstacles(self, model: Path) -> list[Obstacle]:
-        """Every reason the model cannot go to this format."""
+    def obstacles(self, model: Path, **runtime: str) -> list[Obstacle]:
+        """Every reason the model cannot go to this format, or to an old ``runtime`` of it where the format has such."""
 
     def lint(self, artifact: Path) -> list[Finding]:
         """What a written artifact, read back from disk, does that it should not."""

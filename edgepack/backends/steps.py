@@ -28,6 +28,7 @@ def write(
     out: Path,
     progress: Progress,
     image_inputs: bool = False,
+    runtime: str = "",
 ) -> None:
     """Write the artifact with artifact.json (its description) and findings.json (its lint, from disk).
 
@@ -35,6 +36,7 @@ def write(
         model: the hub, or the quantized hub of ``scheme``.
         format: the backend's name; minimum_os: the oldest system that must run it, as the target names it.
         image_inputs: let the format's own images be the inputs that hold pixels, where it has such.
+        runtime: the oldest release of the format's runtime that must run it; "" for today's.
     """
     described = msgspec.json.decode(student.read_bytes(), type=StudentDescription)
     images = _images(described)
@@ -48,6 +50,7 @@ def write(
         labels=described.labels,
         image_inputs={name: image.colours for name, image in images.items()} if image_inputs else {},
         images=images,
+        runtime=runtime,
     )
     _refuse_own_codes(model, scheme)
     writer = backend(format)
@@ -94,10 +97,17 @@ def _as_scheme_wants(model: Path, scheme: str, out: Path) -> Path:
 
 
 def obstacles(hub: Path, example: Path, backends: list[str], out: Path, progress: Progress) -> None:
-    """What stands in the way of every backend, as obstacles.json."""
+    """What stands in the way of every backend, as obstacles.json.
+
+    Args:
+        backends: their names; "tflite@2.14" is one that writes for an old runtime.
+    """
     found: list[Obstacle] = []
     for done, name in enumerate(backends):
-        found += backend(name).obstacles(as_backend_wants(hub, name, example, out))
+        format, _, runtime = name.partition("@")
+        model = as_backend_wants(hub, format, example, out)
+        obstacles = backend(format).obstacles(model, **({"runtime": runtime} if runtime else {}))
+        found += [msgspec.structs.replace(obstacle, backend=name) for obstacle in obstacles]
         progress(done + 1, len(backends))
     (out / "obstacles.json").write_bytes(msgspec.json.encode(found))
 

@@ -180,7 +180,7 @@ def _look(
     from edgepack.hub.steps import HubNotes
     from edgepack.student.spec import StudentDescription
 
-    backends = list(dict.fromkeys(goal.backend for goal in targets))
+    backends = list(dict.fromkeys(goal.dialect for goal in targets))
     steps = inspection(student, backends, limits, find_manifest(calibration) if calibration else None)
     with opened(None) as store:
         results = execute(steps.plan, store, progress)
@@ -209,7 +209,7 @@ def _as_data(described: StudentDescription, notes: HubNotes, targets: list[Targe
         "targets": {
             goal.name: {
                 "weight_bytes": _sizes(described, goal),
-                "obstacles": [msgspec.to_builtins(obstacle) for obstacle in obstacles if obstacle.backend == goal.backend],
+                "obstacles": [msgspec.to_builtins(obstacle) for obstacle in obstacles if obstacle.backend == goal.dialect],
             }
             for goal in targets
         },
@@ -230,7 +230,7 @@ def _show(described: StudentDescription, notes: HubNotes, targets: list[Target],
             say(f"  {kind} {spec.name}: {spec.dtype} {list(spec.shape or ())} {spec.layout}{span}")
     say("  as a hub: " + ", ".join(f"{name} {count}" for name, count in notes.operators.items()))
     for goal in targets:
-        mine = [obstacle for obstacle in obstacles if obstacle.backend == goal.backend]
+        mine = [obstacle for obstacle in obstacles if obstacle.backend == goal.dialect]
         sizes = ", ".join(f"{scheme} {size_text(size)}" for scheme, size in _sizes(described, goal).items())
         say(f"{goal.name}: {f'{len(mine)} obstacles' if mine else 'converts'}; weights {sizes}")
         for obstacle in mine:

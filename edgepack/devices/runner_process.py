@@ -16,6 +16,7 @@ import msgspec
 from edgepack.converter.process import ended, ending, kill_tree
 from edgepack.converter.step import Limits
 from edgepack.converter.worker import limit_memory
+from edgepack.devices import tflite_runtime
 from edgepack.errors import StepError, is_out_of_memory, is_out_of_space
 from edgepack.runner.bundle import PORTABLE, bundle
 from edgepack.runner.contract import SCHEMA
@@ -85,7 +86,7 @@ def run_local(
     """Run a runner on this machine.
 
     Args:
-        runner: "ort", "litert" or "mil".
+        runner: "ort", "litert", "tflite_runtime" or "mil".
         folder: where the request and the bundled program are written.
 
     Raises:
@@ -93,6 +94,10 @@ def run_local(
     """
     path = folder / "request.json"
     path.write_bytes(msgspec.json.encode(request))
+    if runner == tflite_runtime.RUNNER:
+        held = tflite_runtime.environment(progress)
+        command = held.command(str(bundle(runner, folder / f"{runner}.pyz")), str(path))
+        return converse(command, runner, limits, progress, held.variables())
     return converse([*_command(runner, folder), str(path)], runner, limits, progress)
 
 
@@ -103,7 +108,13 @@ def _command(runner: str, folder: Path) -> list[str]:
     return [sys.executable, "-P", "-m", f"edgepack.runner.{runner}"]
 
 
-def converse(command: list[str], runner: str, limits: Limits, progress: Callable[[int, int], None]) -> Response:
+def converse(
+    command: list[str],
+    runner: str,
+    limits: Limits,
+    progress: Callable[[int, int], None],
+    variables: Mapping[str, str] = os.environ,
+) -> Response:
     """Start the command, follow its progress, return its response; RunnerError when there is none or it is not ok."""
     process = subprocess.Popen(
         command,
@@ -111,7 +122,7 @@ def converse(command: list[str], runner: str, limits: Limits, progress: Callable
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+        env={**variables, "ORT_DISABLE_TELEMETRY": "1"},
         preexec_fn=partial(limit_memory, limits.bytes),
     )
     said, complained = _collect(process, runner, limits, progress)

@@ -23,6 +23,7 @@ from msgspec import Meta
 
 from edgepack.arrays import Arrays, load_arrays, save_arrays
 from edgepack.converter.step import Limits
+from edgepack.devices import tflite_runtime
 from edgepack.devices.probed import Facts, States
 from edgepack.devices.runner_process import Request, Response, RunnerError, respond
 from edgepack.devices.sending import Sent, verified_send
@@ -57,6 +58,8 @@ sys.exit(sys.modules["edgepack.runner.supervisor"].main())
 _SENT = ("edgepack.runner.probes", "edgepack.runner.supervisor")
 # Beyond what a runner is given, for its messages to travel.
 _GRACE_SECONDS = 30.0
+# Transports to where a path of this machine leads to the same file.
+_SHARES_FILES = ("local", "qemu")
 # Bytes of standard error that a failure can quote.
 _WORDS = 4000
 # Bytes of one message: a day of looks at the device, one a second, takes 40 MB, and a runner's answer at most 16.
@@ -219,7 +222,7 @@ class Session:
     def _start(self, program: str, request: Request, limits: Limits, runner: str) -> Ending:
         # A memory limit counts addresses, and an emulator takes as many as it likes.
         memory = None if self.transport.emulated else limits.bytes
-        job = {"runner": program, "request": msgspec.to_builtins(request), "site": list(self.transport.site), "seconds": limits.seconds}
+        job = {"runner": program, "request": msgspec.to_builtins(request), "site": self._site(runner), "seconds": limits.seconds}
         self._talk.say({**job, "memory": memory})
         answer = self._talk.hear(
             ("ended",), limits.seconds + _GRACE_SECONDS, lambda done, total: self._progress(request.action, done, total)
@@ -228,6 +231,10 @@ class Session:
         if ending.reason == "hung":
             raise RunnerError(f"the {runner} runner hung: no answer after {limits.seconds:g} s", "raise --timeout, or run fewer samples")
         return ending
+
+    def _site(self, runner: str) -> list[str]:
+        """Where its Python finds packages: those of the device, or for the old runtime the folder that holds it alone."""
+        return [old_site(self.transport)] if runner == tflite_runtime.RUNNER else list(self.transport.site)
 
     def _send(self, path: Path) -> str:
         """A file's name in the run folder, where it is whole; sent once a session."""
@@ -253,6 +260,22 @@ class Session:
         """What ``edgepack.devices.sending`` asks, answered by the supervisor, which is there already."""
         self._talk.say({"digests": list(remotes)})
         return self._talk.checked(self._talk.hear(("digests",), _HASHING)["digests"], list[str])
+
+
+def old_site(transport: Transport) -> str:
+    """The packages of tflite-runtime for a device that shares our files, made on first need.
+
+    Raises:
+        DeviceError: the device is another machine, or there is no wheel for its Python.
+    """
+    from edgepack.devices.setup import facts
+
+    if transport.address.transport not in _SHARES_FILES:
+        raise DeviceError(
+            f"tflite-runtime is not installed on {transport.address}: edgepack runs it here and in the emulated Pi",
+            "measure with --device local, qemu://pi4 or qemu://pi5, or choose other targets with -t",
+        )
+    return str(tflite_runtime.site(facts(transport).interpreter))
 
 
 # Seconds for hashing one file on the device.

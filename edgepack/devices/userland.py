@@ -10,13 +10,11 @@ Tested on Debian 12, x86-64. Memory pages have 4 KiB; those of a Pi 5's own kern
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from edgepack.devices.debian import Apt, EmulationError, command, no_space, pick
 from edgepack.devices.pi_files import PROFILES, Profile
 from edgepack.devices.there.unpack import unpack as unpack_wheels
 from edgepack.devices.wheels import DevicePython, wanted, wheels
+from edgepack.devices.whole import made
 from edgepack.errors import is_out_of_space, one_line
 from edgepack.runner.supervisor import LOCK, LOCK_VARIABLE
 
@@ -133,10 +132,7 @@ def build(cache: Path | None = None, progress: Progress = lambda *_: None) -> Us
     cache = (cache or default_cache()).absolute()
     userland = Userland(cache / _key())
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache):
-            if not userland.folder.is_dir():
-                _build_beside(userland, progress)
+        made(userland.folder, lambda folder: _fill(Userland(folder), progress))
     except OSError as error:
         if is_out_of_space(str(error)):
             raise no_space("building the emulated Pi") from error
@@ -149,25 +145,6 @@ def build(cache: Path | None = None, progress: Progress = lambda *_: None) -> Us
 def _key() -> str:
     """Names a build by what goes into it."""
     return hashlib.sha256(json.dumps([_FORMAT, wanted()]).encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    with (cache / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _build_beside(userland: Userland, progress: Progress) -> None:
-    """Fill a folder beside and rename it. Under the lock, so whatever lies there is of a build that was killed."""
-    beside = Userland(userland.folder.with_suffix(".partial"))
-    for leftover in userland.folder.parent.glob("*.partial"):
-        shutil.rmtree(leftover)
-    try:
-        _fill(beside, progress)
-        beside.folder.rename(userland.folder)
-    finally:
-        shutil.rmtree(beside.folder, ignore_errors=True)
 
 
 def _fill(userland: Userland, progress: Progress) -> None:

@@ -156,31 +156,34 @@ def cache_folder() -> Path:
     return Path(given) if given else base / "edgepack" / "wheels"
 
 
-def wheels(python: DevicePython, progress: Callable[[int, int], None] = lambda *_: None) -> list[Wheel]:
+def wheels(
+    python: DevicePython, progress: Callable[[int, int], None] = lambda *_: None, versions: Mapping[str, str] | None = None
+) -> list[Wheel]:
     """The wheels for a Python that ``refuse_unfit`` accepts, from the cache or downloaded into it.
 
     A wheel of the cache that is not what was downloaded is downloaded again.
 
     Args:
         progress: told (wheels that are here, wheels) as they come.
+        versions: by distribution; None for what every device gets.
 
     Raises:
         DownloadError: one cannot be had; the message quotes pip. OurDiskError: the cache cannot be written.
     """
+    asked = wanted() if versions is None else versions
     folder = cache_folder() / f"{python.tag}-{python.machine}-glibc{python.glibc}"
     with on_our_disk("the cache of wheels"):
         folder.mkdir(parents=True, exist_ok=True)
-        found = {name: wheel for name, version in wanted().items() if (wheel := _cached(folder, name, version))}
-        for names in _together(found):
-            progress(len(found), len(NEEDS))
-            found |= _download(folder, python, names)
-    progress(len(NEEDS), len(NEEDS))
-    return [found[name] for name in NEEDS]
+        found = {name: wheel for name, version in asked.items() if (wheel := _cached(folder, name, version))}
+        for names in _together([name for name in asked if name not in found]):
+            progress(len(found), len(asked))
+            found |= _download(folder, python, {name: asked[name] for name in names})
+    progress(len(asked), len(asked))
+    return [found[name] for name in asked]
 
 
-def _together(held: Collection[str]) -> Iterator[list[str]]:
+def _together(absent: Collection[str]) -> Iterator[list[str]]:
     """What is downloaded at once: each large one alone, so that a broken download costs one of them; the small ones in one go."""
-    absent = [name for name in NEEDS if name not in held]
     yield from ([name] for name in absent if name in MODULES)
     small = [name for name in absent if name not in MODULES]
     if small:
@@ -202,17 +205,16 @@ def _wheel(distribution: str, version: str, path: Path, sha256: str) -> Wheel:
     return Wheel(distribution, version, path, path.stat().st_size, unpacked, sha256)
 
 
-def _download(folder: Path, python: DevicePython, names: Sequence[str]) -> dict[str, Wheel]:
+def _download(folder: Path, python: DevicePython, versions: Mapping[str, str]) -> dict[str, Wheel]:
     """Some wheels by pip, into the cache and its index; each is there whole or not at all."""
-    versions = {name: wanted()[name] for name in names}
     with tempfile.TemporaryDirectory(prefix="new-", dir=folder) as place:
         _pip(Path(place), python, versions)
-        got = {name: _of(Path(place), name) for name in names}
+        got = {name: _of(Path(place), name) for name in versions}
         kept = {name: path.replace(folder / path.name) for name, path in got.items()}
     held = {name: _Held(path.name, digest(path)) for name, path in kept.items()}
     index = {**_index(folder), **{f"{name}=={versions[name]}": each for name, each in held.items()}}
     _write(folder / _INDEX, msgspec.json.encode(index))
-    return {name: _wheel(name, versions[name], kept[name], held[name].sha256) for name in names}
+    return {name: _wheel(name, versions[name], kept[name], held[name].sha256) for name in versions}
 
 
 def _of(place: Path, name: str) -> Path:

@@ -11,7 +11,7 @@ from edgepack.backends.artifact import Binding
 from edgepack.pack.manifest import Accuracy, ArtifactRecord, Estimate, FileRecord, Latency, Measurement, Pack
 from edgepack.student.spec import ImagePreprocessing, TensorSpec
 
-_RUNNERS = frozenset({"ort", "litert", "mil"})
+_RUNNERS = frozenset({"ort", "litert", "tflite_runtime", "mil"})
 # Numbers a sample of pixels may have: 3344 x 3344 in RGB, 134 MB as float32.
 _LARGEST_SAMPLE = 2**25
 # No file is larger; integers of JSON have no end.

@@ -149,7 +149,7 @@ def refuse_other_files(path: Path, runner: str) -> None:
     """What a runtime would read besides the artifact, of which the digest says nothing; PackError or ModelFileError where there is such."""
     if runner == "ort":
         refuse_any_file(path)
-    if runner == "litert" and path.is_file() and keeps_weights_elsewhere(path.read_bytes()):
+    if runner in ("litert", "tflite_runtime") and path.is_file() and keeps_weights_elsewhere(path.read_bytes()):
         raise PackError(f"{path.name} keeps weights in another file", "build the pack again")
 
 

@@ -8,9 +8,11 @@ from importlib import resources
 from pathlib import Path
 
 # Runners that go to devices. The MIL interpreter stays here: it needs edgepack.mil.
-PORTABLE = ("ort", "litert", "coreml")
+PORTABLE = ("ort", "litert", "tflite_runtime", "coreml")
 # What runs an artifact on a device in place of the runner that checks it here.
 _ON_DEVICES = {"mil": "coreml"}
+# What each imports of this package beside the contract.
+_WITH = {"tflite_runtime": ("litert",)}
 
 
 def on_device(runner: str) -> str:
@@ -23,7 +25,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def bundle(runner: str, path: Path) -> Path:
-    """Write the single-file program of ``runner`` ("ort", "litert", "coreml") to ``path`` and return it."""
+    """Write the single-file program of ``runner`` of ``PORTABLE`` to ``path`` and return it."""
     if runner not in PORTABLE:
         raise ValueError(f"runner {runner} is not portable")
     path.write_bytes(_archive(runner))
@@ -36,9 +38,9 @@ def _archive(runner: str) -> bytes:
         "__main__.py": f"from edgepack.runner.{runner} import main\n\nraise SystemExit(main())\n",
         "edgepack/__init__.py": "",
         "edgepack/runner/__init__.py": "",
-        "edgepack/runner/contract.py": (source / "contract.py").read_text(encoding="utf-8"),
-        f"edgepack/runner/{runner}.py": (source / f"{runner}.py").read_text(encoding="utf-8"),
     }
+    for name in ("contract", *_WITH.get(runner, ()), runner):
+        files[f"edgepack/runner/{name}.py"] = (source / f"{name}.py").read_text(encoding="utf-8")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in files.items():

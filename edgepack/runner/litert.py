@@ -28,13 +28,17 @@ class LiteRTSession:
     """
 
     def __init__(self, artifact: str, threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self._interpreter: Any = Interpreter(model_path=artifact, num_threads=threads)
+        self._interpreter = self._open(artifact, threads)
         self._interpreter.allocate_tensors()
         runner = self._interpreter.get_signature_runner(SIGNATURE)
         self._inputs: dict[str, Any] = runner.get_input_details()
         self._outputs: dict[str, Any] = runner.get_output_details()
+
+    @staticmethod
+    def _open(artifact: str, threads: int) -> Any:
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter(model_path=artifact, num_threads=threads)
 
     def set_inputs(self, feed: Mapping[str, NDArray[Any]]) -> None:
         """Copy one sample in; ints of another width and float64 are cast, a change of kind or shape is refused.

@@ -152,6 +152,8 @@ def _numbered(index: int, artifact: ArtifactRecord, pack: OpenPack, unit: str = 
 
 def _why_not(artifact: ArtifactRecord) -> str:
     """Why a browser cannot run an artifact, or should not; "" where it can."""
+    if artifact.runner == "tflite_runtime":
+        return "browsers run LiteRT of today, which artifacts of target web are for"
     if artifact.runner not in RUNTIMES:
         return "Core ML runs on Apple systems alone, and there not in a browser: the app in demo_app/ios runs it"
     if artifact.failures:

@@ -114,4 +114,9 @@ def _coreml(artifact: Path, hub: Network, copy: Path) -> tuple[Binding, ...]:
     return tuple(Binding(places[name], name, "", ()) for name in names)
 
 
-_TAPPERS: dict[str, Callable[[Path, Network, Path], tuple[Binding, ...]]] = {"ort": _onnx, "litert": _tflite, "mil": _coreml}
+_TAPPERS: dict[str, Callable[[Path, Network, Path], tuple[Binding, ...]]] = {
+    "ort": _onnx,
+    "litert": _tflite,
+    "tflite_runtime": _tflite,
+    "mil": _coreml,
+}

@@ -17,6 +17,8 @@ import onnx
 from numpy.typing import NDArray
 
 FORMATS = ("tflite", "coreml")
+# TFLite as TensorFlow Lite 2.14 knows it: the same boundary as today's, a runtime that not every machine can have.
+OLD = "tflite@2.14"
 # A case as it is written, and with every input but the first turned into an initializer (as a captured student has its weights).
 AS_GIVEN, WEIGHTS = "given", "weights"
 
@@ -97,7 +99,7 @@ class Survey:
 
     def eligible(self, format_name: str) -> list[str]:
         """The names of the cases a format can hold, sorted."""
-        return sorted(set(self.cases) - set(self.ineligible[format_name]))
+        return sorted(set(self.cases) - set(self.ineligible[format_name.partition("@")[0]]))
 
 
 def survey() -> Survey:

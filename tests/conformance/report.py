@@ -78,7 +78,7 @@ def _forms_head(records: Sequence[Record], formats: Sequence[str]) -> Iterator[s
         "|---|---|" + "---:|" * (3 + len(OUTCOMES)),
     )
     for name in formats:
-        for form, least in LEAST_PASSED[name].items():
+        for form, least in LEAST_PASSED.get(name, {}).items():
             counts = in_form(records, name, form)
             cells = " | ".join(str(counts[outcome]) for outcome in OUTCOMES)
             yield f"| {name} | {TITLES[form]} | {sum(counts.values())} | {cells} | {passed_part(counts):.1%} | {least:.0%} |"

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.conformance.cases import AS_GIVEN, FORMATS, LISTED, MAX_REFUSED, WEIGHTS, Survey, survey
+from tests.conformance.cases import AS_GIVEN, FORMATS, LISTED, MAX_REFUSED, OLD, WEIGHTS, Survey, survey
 from tests.conformance.node_suite import (
     Record,
     below_bar,
@@ -22,6 +22,7 @@ from tests.conformance.node_suite import (
 )
 from tests.conformance.report import general
 from tests.conformance.worker import CRASH, PASS, REFUSED, WRONG, Result, booleans_as_int32
+from tests.old_runtime import demanded
 
 # One case a family and, where there was one, the case that once failed.
 SAMPLE = tuple(
@@ -78,6 +79,14 @@ def test_a_case_counts_once_in_each_form_and_one_of_a_single_input_in_both() -> 
         "tflite, all inputs but the first as weights",
         "tflite, as given",
     ]
+
+
+@pytest.mark.slow
+def test_no_node_case_is_wrong_or_crashes_in_tensorflow_lite_2_14() -> None:
+    demanded()
+    records = run(tasks(found(), (OLD,)))
+    assert told(failures(records)) == []
+    assert refused_part(listed_counts(records, OLD)) <= MAX_REFUSED
 
 
 def test_every_listed_operator_is_one_of_onnx() -> None:

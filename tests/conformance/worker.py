@@ -119,9 +119,9 @@ def booleans_as_int32(model: Any) -> Any:
     return copy
 
 
-def convert(job: Job, hub: str, backend: Any, load: Callable[[str], Any]) -> Result:
+def convert(job: Job, hub: str, backend: Any, load: Callable[[str], Any], runtime: str = "") -> Result:
     """Write an artifact, lint it, read it back, run it and compare with the case's own outputs."""
-    given = computed(Path(job.folder), hub, job.feed, backend, load)
+    given = computed(Path(job.folder), hub, job.feed, backend, load, runtime=runtime)
     if isinstance(given, Result):
         return given
     expected = {name: _without_infinities(wanted) if given.clamps else wanted for name, wanted in job.expected.items()}
@@ -160,11 +160,13 @@ class Computed:
     clamps: bool
 
 
-def computed(folder: Path, hub: str, feed: Arrays, backend: Any, load: Callable[[str], Any], scheme: str = "fp32") -> Computed | Result:
+def computed(
+    folder: Path, hub: str, feed: Arrays, backend: Any, load: Callable[[str], Any], scheme: str = "fp32", runtime: str = ""
+) -> Computed | Result:
     """Write an artifact of ``folder / hub``, lint it, read it back and run it; a Result when that fails after writing."""
     from edgepack.backends.artifact import WriteOptions
 
-    described = backend.write(folder / hub, folder, WriteOptions(scheme))
+    described = backend.write(folder / hub, folder, WriteOptions(scheme, runtime=runtime))
     try:
         findings = [finding for finding in backend.lint(folder / described.file) if finding.level == "error"]
         if findings:
@@ -213,6 +215,13 @@ def tflite(job: Job) -> Result:
     return convert(job, "hub.onnx", backend, lambda path: LiteRTSession(path, 1))
 
 
+def tflite_2_14(job: Job) -> Result:
+    from edgepack.backends import tflite as backend
+    from tests.old_runtime import RUNTIME, OldSession
+
+    return convert(job, "hub.onnx", backend, OldSession, RUNTIME)
+
+
 def coreml(job: Job) -> Result:
     from edgepack.backends import coreml as backend
     from edgepack.runner.mil import MilSession
@@ -220,4 +229,4 @@ def coreml(job: Job) -> Result:
     return convert(job, "hub_int32.onnx", backend, MilSession)
 
 
-WORK: dict[str, Callable[[Job], Result]] = {"hub": prepare, "tflite": tflite, "coreml": coreml}
+WORK: dict[str, Callable[[Job], Result]] = {"hub": prepare, "tflite": tflite, "tflite@2.14": tflite_2_14, "coreml": coreml}

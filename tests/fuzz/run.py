@@ -31,9 +31,8 @@ from tests.conformance.report import general
 from tests.conformance.worker import CRASH, OUTCOMES, PASS, REFUSED, WRONG, Result
 from tests.fuzz.builder import Graph
 from tests.fuzz.shrink import shrink
-from tests.fuzz.worker import DISCARDED, DISPUTED, SCHEMES, WORK, Job, Prepared, Trial, prepare
+from tests.fuzz.worker import DISCARDED, DISPUTED, FORMATS, SCHEMES, WORK, Job, Prepared, Trial, prepare
 
-FORMATS = tuple(WORK)
 # Graphs that onnxruntime or float64 cannot judge; more of them, and the fuzzer looks away too often.
 MAX_DISCARDED = 0.05
 
@@ -247,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="which (1)")
     parser.add_argument("--jobs", type=int, default=2, help="lanes that run side by side (2)")
     parser.add_argument("--scheme", choices=SCHEMES, default="fp32", help="fp32, or w8a8 calibrated on random samples")
-    parser.add_argument("--format", choices=FORMATS, help="one format only")
+    parser.add_argument("--format", choices=WORK, help="one format only")
     parser.add_argument("--json", action="store_true", help="figures as JSON")
     parser.add_argument("--keep", type=Path, help="where failing graphs go (a folder beside temporary files)")
     parser.add_argument("--replay", type=Path, metavar="FOLDER", help="try a kept graph once more")

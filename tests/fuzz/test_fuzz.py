@@ -14,6 +14,7 @@ from tests.fuzz.oracle import expected
 from tests.fuzz.run import FORMATS, MAX_DISCARDED, Campaign, discarded_part, failures, run
 from tests.fuzz.shrink import shrink
 from tests.fuzz.worker import judge
+from tests.old_runtime import demanded
 
 # Of the formats with kernels of their own, at least this part of random graphs converts; measured 0.91 to 1.
 _CONVERTS = 0.7
@@ -37,6 +38,13 @@ def test_random_graphs_are_right_or_refused_in_every_format(scheme: str) -> None
 @pytest.mark.parametrize("scheme", ["fp32", "w8a8"])
 def test_two_thousand_random_graphs_are_right_or_refused_in_every_format(scheme: str) -> None:
     check(Campaign(graphs=2000, seed=20, scheme=scheme), jobs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["fp32", "w8a8"])
+def test_two_thousand_random_graphs_are_right_or_refused_in_tensorflow_lite_2_14(scheme: str) -> None:
+    demanded()
+    check(Campaign(graphs=2000, seed=20, formats=("tflite@2.14",), scheme=scheme), jobs=2)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -20,7 +20,7 @@ SCHEMES = ("fp32", "w8a8")
 # Samples that ranges are taken over, the feed among them.
 _SAMPLES = 6
 # The arithmetic of a format under w8a8, which is what its scales are rounded to as well.
-ARITHMETIC = {"tflite": "float32", "ort": "float32", "coreml": "float16"}
+ARITHMETIC = {"tflite": "float32", "tflite@2.14": "float32", "ort": "float32", "coreml": "float16"}
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ class Trial:
     expected: Expected
 
 
-def _try(trial: Trial, format_name: str, backend: Any, load: Any) -> Result:
+def _try(trial: Trial, format_name: str, backend: Any, load: Any, runtime: str = "") -> Result:
     scheme = trial.job.scheme
     boundary = "hub_int32.onnx" if format_name == "coreml" else "hub.onnx"
     hub = boundary if scheme == "fp32" else f"hub_{ARITHMETIC[format_name]}.onnx"
-    given = computed(Path(trial.job.folder), hub, trial.job.feed, backend, load, scheme)
+    given = computed(Path(trial.job.folder), hub, trial.job.feed, backend, load, scheme, runtime)
     return given if isinstance(given, Result) else judge(given.outputs, trial.expected)
 
 
@@ -152,6 +152,14 @@ def tflite(trial: Trial) -> Result:
     from edgepack.runner.litert import LiteRTSession
 
     return _try(trial, "tflite", backend, lambda path: LiteRTSession(path, 1))
+
+
+def tflite_2_14(trial: Trial) -> Result:
+    """The graph as a .tflite file for TensorFlow Lite 2.14, in that."""
+    from edgepack.backends import tflite as backend
+    from tests.old_runtime import RUNTIME, OldSession
+
+    return _try(trial, "tflite@2.14", backend, OldSession, RUNTIME)
 
 
 def coreml(trial: Trial) -> Result:
@@ -179,4 +187,6 @@ def ort(trial: Trial) -> Result:
     return _try(trial, "ort", backend, lambda path: OrtSession(path, 1))
 
 
-WORK = {"tflite": tflite, "coreml": coreml, "ort": ort}
+WORK = {"tflite": tflite, "coreml": coreml, "ort": ort, "tflite@2.14": tflite_2_14}
+# Those that every machine can have.
+FORMATS = tuple(name for name in WORK if "@" not in name)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgepack.backends.table import BackendError
 from edgepack.backends.tflite.layout import Layout, Shape, channels_last, regroup
 from edgepack.backends.tflite.program import Call, Options, Program, Tensor, View
+from edgepack.backends.tflite.runtimes import OldRuntime
 from edgepack.quantize.encoding import Encoding, codes_as_int8
 from edgepack.quantize.fold import Operand, Operation
 from edgepack.quantize.scheme import Scheme
@@ -36,10 +37,11 @@ class Emitter:
 
     Args:
         scheme: what the hub carries; fp16 stores float weights in half.
+        runtime: an old one that must run it, None for today's.
     """
 
-    def __init__(self, scheme: Scheme) -> None:
-        self.scheme = scheme
+    def __init__(self, scheme: Scheme, runtime: OldRuntime | None = None) -> None:
+        self.scheme, self.runtime = scheme, runtime
         self._calls: list[Call] = []
         self._bound: dict[str, View] = {}
         self._names: set[str] = set()
@@ -101,9 +103,17 @@ class Emitter:
         return output
 
     def run_many(self, operator: str, inputs: Sequence[View | None], outputs: Sequence[View], options: Options | None = None) -> None:
-        """Write one call."""
+        """Write one call; operands that the runtime cannot broadcast are spread first."""
+        if self.runtime is not None and self.runtime.needs_equal_shapes(operator, len(outputs[0].stored)):
+            inputs = [self._spread(view, outputs[0].stored) for view in inputs]
         tensors = tuple(None if view is None else view.tensor for view in inputs)
         self._calls.append(Call(operator, tensors, tuple(view.tensor for view in outputs), options))
+
+    def _spread(self, view: View | None, shape: Shape) -> View | None:
+        if view is None or view.stored == shape:
+            return view
+        whole = self.like(view, Layout.plain(shape), "spread")
+        return self.run("BROADCAST_TO", [view, self.indices("shape", shape)], whole, Options("BroadcastToOptions"))
 
     def unary(self, operator: str, x: View, purpose: str = "", options: Options | None = None) -> View:
         """An elementwise step inside a lowering that takes several."""
@@ -117,6 +127,15 @@ class Emitter:
         """A comparison of ``x`` with a scalar or with a tensor that lies alike."""
         held = replace(self.like(x, x.layout, operator.lower()).tensor, dtype="bool", encoding=None)
         return self.run(operator, [x, y], View(held, x.layout), comparison(operator))
+
+    def made_since(self, count: int) -> list[Tensor]:
+        """What the calls after the first ``count`` write."""
+        return [tensor for call in self._calls[count:] for tensor in call.outputs]
+
+    @property
+    def count(self) -> int:
+        """How many calls there are."""
+        return len(self._calls)
 
     # Layout
 

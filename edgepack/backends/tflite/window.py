@@ -78,6 +78,11 @@ class Window:
         """Whether TFLite's SAME pads alike: ceil(spatial / stride) outputs, the odd element at the end."""
         return (self.begin, self.end) == split_evenly(self._same_total(), at_end=True)
 
+    def is_same_in(self, emit: Emitter) -> bool:
+        """Whether SAME pads alike in the runtime that is written for, which may fail where elements lie between windows."""
+        skips = any(stride > extent for stride, extent in zip(self.strides, self.extent, strict=True))
+        return self.is_tflite_same and not (skips and emit.runtime is not None and emit.runtime.same_must_not_skip)
+
     @property
     def padding(self) -> str:
         """TFLite's name for the padding; only for a window that is valid or same."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,9 @@ from edgepack.backends.tflite.flatbuffer import serialize
 from edgepack.backends.tflite.layout import Layout, channels_last
 from edgepack.backends.tflite.metadata import NAME, metadata, with_files
 from edgepack.backends.tflite.program import Options, Program, Tensor, View
+from edgepack.backends.tflite.runtimes import runtime as old_runtime
 from edgepack.backends.tflite.table import TABLE, computes_in_float
+from edgepack.backends.tflite.unshared import unshared
 from edgepack.hub.graph import constant, static_shape
 from edgepack.hub.passes import convolutions, geometry, indices, sampling
 from edgepack.hub.passes.recurrent import UNROLLED
@@ -57,18 +60,35 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
         raise BackendError(f"tflite: scheme {scheme.name} has no kernels that hold up in TFLite", f"use one of {', '.join(_SCHEMES)}")
     graph = _read(model)
     TABLE.demand(graph.operations)
-    for obstacle in _readers_of_dynamic_rows(graph):
+    program, makers = _lowered(graph, options)
+    for obstacle in (*_readers_of_dynamic_rows(graph), *_too_new(program, makers, options)):
         raise BackendError(str(obstacle), obstacle.hint)
-    program = lower(graph, options)
     content = with_files(serialize(program), options)
     (out / FILE).write_bytes(content)
     return _describe(graph, program, options)
 
 
-def obstacles(model: Path) -> list[Obstacle]:
-    """Every reason this backend cannot express the model, in graph order."""
+def obstacles(model: Path, runtime: str = "") -> list[Obstacle]:
+    """Every reason this backend cannot express the model, in graph order.
+
+    Args:
+        runtime: as ``WriteOptions`` has it; what it lacks is told once nothing else stands in the way.
+    """
     graph = _read(model)
-    return [*TABLE.obstacles(graph.operations), *_readers_of_dynamic_rows(graph)]
+    found = [*TABLE.obstacles(graph.operations), *_readers_of_dynamic_rows(graph)]
+    if found or not runtime:
+        return found
+    options = WriteOptions("fp32", runtime=runtime)
+    return _too_new(*_lowered(graph, options), options)
+
+
+def _too_new(program: Program, makers: Mapping[Tensor, Operation], options: WriteOptions) -> list[Obstacle]:
+    """The calls that the runtime of ``options`` lacks or computes wrongly, by the operations they come from."""
+    old, hint = old_runtime(options.runtime), "use another scheme or operator, or leave this target out"
+    if old is None:
+        return []
+    found = [(makers[call.outputs[0]], cause) for call in program.calls if (cause := old.refusal(call))]
+    return [Obstacle("tflite", maker.op_type, maker.name, cause, hint) for maker, cause in found]
 
 
 def _readers_of_dynamic_rows(graph: FoldedGraph) -> list[Obstacle]:
@@ -79,17 +99,27 @@ def _readers_of_dynamic_rows(graph: FoldedGraph) -> list[Obstacle]:
     return [Obstacle("tflite", reader.op_type, reader.name, cause, hint) for reader in readers]
 
 
-def lower(graph: FoldedGraph, options: WriteOptions) -> Program:
-    """The artifact of a graph without obstacles."""
-    emit = Emitter(Scheme.parse(options.scheme))
+def _lowered(graph: FoldedGraph, options: WriteOptions) -> tuple[Program, Mapping[Tensor, Operation]]:
+    """The artifact of a graph without obstacles, and which operation makes a tensor."""
+    emit = Emitter(Scheme.parse(options.scheme), old_runtime(options.runtime))
+    makers: dict[Tensor, Operation] = {}
     inputs = [(operand.name, _input(operand, emit, options)) for operand in graph.inputs]
     for operation in graph.operations:
+        before = emit.count
         _lower(operation, emit)
+        makers |= dict.fromkeys(emit.made_since(before), operation)
+    writers = {operand.name: operation for operation in graph.operations for operand in operation.outputs}
     outputs: list[tuple[str, View]] = []
     for operand in graph.outputs:
+        before = emit.count
         outputs.append((operand.name, _output(operand, emit, options, [view.tensor for _, view in (*inputs, *outputs)])))
+        # What is moved or copied at the end is so for whoever made it, or for nobody where an input is an output.
+        makers |= dict.fromkeys(
+            emit.made_since(before), writers.get(operand.name, Operation("Identity", operand.name, {}, (operand,), (operand,)))
+        )
     program = emit.program(inputs, outputs, {})
-    return replace(program, metadata={**_metadata(options, emit.layouts(program)), NAME: metadata(program, options)})
+    program = unshared(program) if emit.runtime is not None else program
+    return replace(program, metadata={**_metadata(options, emit.layouts(program)), NAME: metadata(program, options)}), makers
 
 
 def _read(model: Path) -> FoldedGraph:
@@ -144,7 +174,8 @@ def _end_layout(operand: Operand, layouts: dict[str, str]) -> Layout:
 
 
 def _lower(operation: Operation, emit: Emitter) -> None:
-    results = _in_float(operation, emit) if computes_in_float(operation) else _results(_expanded(operation, emit), emit)
+    is_coarse = emit.runtime is not None and is_integer(operation) and emit.runtime.in_float(operation)
+    results = _in_float(operation, emit) if is_coarse or computes_in_float(operation) else _results(_expanded(operation, emit), emit)
     for operand, view in zip(operation.outputs, results, strict=True):
         emit.bind(operand.name, view)
 
@@ -208,7 +239,8 @@ def _describe(graph: FoldedGraph, program: Program, options: WriteOptions) -> Ar
     notes = (f"{moved} layout transposes inside",) if moved else ()
     inputs = tuple(_binding(operand, options.input_layouts) for operand in graph.inputs)
     outputs = tuple(_binding(operand, options.output_layouts) for operand in graph.outputs)
-    return ArtifactDescription(FILE, inputs, outputs, "litert", notes)
+    old = old_runtime(options.runtime)
+    return ArtifactDescription(FILE, inputs, outputs, old.runner if old is not None else "litert", notes)
 
 
 def _binding(operand: Operand, layouts: dict[str, str]) -> Binding:

@@ -18,7 +18,7 @@ def answer(asked: Dict[str, Any]) -> Dict[str, Any]:  # noqa: UP006
         "python": platform.python_version(),
         "bits": struct.calcsize("P") * 8,
         "machine": platform.machine(),
-        "glibc": _glibc(),
+        "glibc": glibc(),
         "home": str(Path.home()),
         "base": str(base),
         "free": shutil.disk_usage(_existing(base)).free,
@@ -29,7 +29,7 @@ def answer(asked: Dict[str, Any]) -> Dict[str, Any]:  # noqa: UP006
     }
 
 
-def _glibc() -> str:
+def glibc() -> str:
     """ "2.36"; "" where the C library is another (musl knows no such name)."""
     try:
         name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")

@@ -113,6 +113,13 @@ def test_channel_shuffle_costs_one_transpose(rng: np.random.Generator, tmp_path:
     assert operators(tmp_path).count("TRANSPOSE") == 1
 
 
+def test_a_slope_for_each_feature_of_a_flattened_image_is_in_the_hubs_order(rng: np.random.Generator, tmp_path: Path) -> None:
+    held = {"w": normal(rng, 4, 3, 1, 1), "shape": np.asarray([2, 80], np.int64), "slope": normal(rng, 80)}
+    nodes = [node("Conv", "x w", "c"), node("Reshape", "c shape", "f"), node("PRelu", "f slope")]
+    ours, reference = both(Hub(nodes, {"x": normal(rng, 2, 3, 4, 5)}, held), tmp_path)
+    np.testing.assert_allclose(ours["y"], reference["y"], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_regrouping_describes_the_same_bytes(seed: int) -> None:
     rng = np.random.default_rng(seed)

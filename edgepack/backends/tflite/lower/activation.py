@@ -67,6 +67,8 @@ def leaky_relu(operation: Operation, emit: Emitter) -> View:
 def prelu(operation: Operation, emit: Emitter) -> View:
     """ONNX PRelu-16 = max(x, 0) + slope * min(x, 0), whose slope broadcasts as any operand does."""
     x = emit.take(operation.inputs[0])
+    # The slope has an element for each feature of a flattened image in the hub's order.
+    x = emit.plain(x) if x.layout.merged else x
     zero = emit.scalar(0, x)
     negative = emit.binary("MINIMUM", x, zero)
     scaled = _bound_product(operation, emit, negative)

@@ -69,7 +69,7 @@ def convolution(operation: Operation, emit: Emitter) -> View:
     assert weight is not None
     window = Window.of(operation, weight.shape[2:])
     x = as_image(emit.take(operation.inputs[0]), emit)
-    if not (window.is_valid or window.is_tflite_same):
+    if not (window.is_valid or window.is_same_in(emit)):
         x, window = padded(x, window, emit), window.without_padding()
     group, channels = int(operation.attributes.get("group", 1)), x.stored[3]
     is_depthwise = 1 < group == channels

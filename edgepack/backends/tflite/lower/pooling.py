@@ -74,7 +74,7 @@ def max_pool(operation: Operation, emit: Emitter) -> View | list[View]:
     """ONNX MaxPool-22 -> MAX_POOL_2D. Padding that TFLite splits otherwise is written out with the lowest number."""
     x, window = as_image(emit.take(operation.inputs[0]), emit), _reaching(operation)
     has_indices = len(operation.outputs) > 1
-    if not (_is_native(window) and not has_indices and window.is_tflite_same):
+    if not (_is_native(window) and not has_indices and window.is_same_in(emit)):
         x, window = _padded_for_maximum(x, window, emit), window.without_padding()
     if has_indices:
         return _maximum_and_where(operation, emit, x, window)
@@ -202,7 +202,7 @@ def average_pool(operation: Operation, emit: Emitter) -> View:
     """
     x, window = as_image(emit.take(operation.inputs[0]), emit), _reaching(operation)
     counts_padding = bool(operation.attributes.get("count_include_pad", 0))
-    if _is_native(window) and (window.is_valid or (window.is_tflite_same and not counts_padding)):
+    if _is_native(window) and (window.is_valid or (window.is_same_in(emit) and not counts_padding)):
         return as_hub(_pool("AVERAGE_POOL_2D", operation, emit, x, window, operation.activation), operation, emit)
     inside, source = window.without_padding(), padded(x, window, emit)
     counts = _window(operation).counts(operation.outputs[0].shape[2:], counts_padding)
