@@ -20,20 +20,16 @@ from numpy.typing import NDArray
 from edgepack.hub.graph import attribute, axes_order, constant
 from edgepack.hub.passes import drop_unused
 from edgepack.quantize.apply import refuse_codes
-from edgepack.quantize.constraints import SMALLEST_FP16_NORMAL, Demands, QuantizeError, weight_encoding
-from edgepack.quantize.encoding import Encoding
+from edgepack.quantize.constraints import Demands, QuantizeError, erased, weight_encoding
 from edgepack.quantize.insert import computed, read_from_codes
 from edgepack.quantize.placement import ACTIVATIONS, DYNAMIC
+from edgepack.quantize.tables import is_table
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 # Operators with weights and the inputs that may hold them.
 WEIGHTED = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (1, 0), "Gather": (0,)}
-# Rows in codes take three more operators, about 1 kB of a file and 1 us: a table of 4096 numbers saves 12 kB, a smaller one stays real.
-_SMALLEST_TABLE = 4096
-# A layer whose weights fp16's smallest scale makes twice as wrong (6 dB, a whole bit) keeps them real.
-_ALLOWED_FP16_LOSS = 2.0**2
 
 
 @dataclass(frozen=True)
@@ -108,14 +104,6 @@ def _weighted(graph: ir.Graph) -> list[tuple[ir.Node, _Stored | None]]:
     return [(node, next(filter(None, map(partial(_stored, node), WEIGHTED[node.op_type])), None)) for node in nodes]
 
 
-def is_table(node: ir.Node) -> bool:
-    """Whether a Gather takes rows of a constant matrix that is large enough to be held in codes."""
-    table, axis = constant(node.inputs[0]), attribute(node, "axis", 0)
-    if table is None or table.dtype != np.float32 or table.ndim != 2 or axis not in (0, -2):
-        return False
-    return table.size >= _SMALLEST_TABLE and constant(node.inputs[1]) is None
-
-
 def _stored(node: ir.Node, index: int) -> _Stored | None:
     value = node.inputs[index]
     weight = constant(value)
@@ -142,7 +130,7 @@ def _encode(graph: ir.Graph, stored: _Stored | None, demands: Demands) -> str:
     if not np.isfinite(weight).all():
         return "its weights hold infinities"
     encoding = weight_encoding(weight, axis, None, 1.0, demands)
-    if _erased(weight, axis, encoding, demands):
+    if erased(weight, encoding, demands):
         return "its weights are so small that their scales are no fp16 numbers"
     # One name for each (weight, axis): layers that share a weight share its codes. Two of them may read it through one Transpose.
     if stored.reader.inputs[stored.index] is stored.value:
@@ -161,19 +149,6 @@ def _channel_axis(node: ir.Node, index: int, weight: NDArray[Any]) -> int:
     if node.op_type == "ConvTranspose":
         return 0 if weight.shape[1] == 1 and attribute(node, "group", 1) == weight.shape[0] else 1
     return 0
-
-
-def _erased(weight: NDArray[Any], axis: int, encoding: Encoding, demands: Demands) -> bool:
-    """Whether scales raised to fp16's smallest normal number cost the layer too much.
-
-    A weight held at scale s is off by s / sqrt(12): the error powers of the scales held and of those wished for are compared over all
-    channels, so that channels training has silenced count for as little as they matter.
-    """
-    if demands.scale_dtype != "float16":
-        return False
-    wished = weight_encoding(weight, axis, None, 1.0, Demands()).scale.astype(np.float64)
-    floored = np.maximum(wished, SMALLEST_FP16_NORMAL)
-    return bool(np.square(floored).sum() > _ALLOWED_FP16_LOSS * np.square(wished).sum())
 
 
 def _mark_dynamic(graph: ir.Graph) -> list[str]:

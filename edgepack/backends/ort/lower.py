@@ -43,7 +43,8 @@ def lower(model: ir.Model, scheme: Scheme) -> bool:
     """Rewrite a quantized hub in place; whether anything changed."""
     graph = model.graph
     if scheme.is_static:
-        changed = [_clip_codes(graph, node) for node in list(graph)] + [_expand_weights(graph, node, _FLOAT) for node in list(graph)]
+        changed = [rewrite(graph, node) for rewrite in (_gather_codes, _clip_codes) for node in list(graph)]
+        changed += [_expand_weights(graph, node, _FLOAT) for node in list(graph)]
     else:
         rewrites = (_gather_codes, _multiply_codes, _expand_weights)
         changed = [rewrite(graph, node) for rewrite in rewrites for node in list(graph)]

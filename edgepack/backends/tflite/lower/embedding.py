@@ -20,7 +20,7 @@ from edgepack.quantize.encoding import Encoding
 from edgepack.quantize.fold import Operand, Operation
 
 # Codes as numbers: DEQUANTIZE turns code c into c, and the row's scale follows as a factor.
-_AS_NUMBERS = Encoding(np.float32(1), np.int8(0), "int8")
+_AS_NUMBERS = Encoding(np.ones((), np.float32), np.zeros((), np.int8), "int8")
 
 
 def takes_rows_of_codes(operation: Operation) -> bool:
