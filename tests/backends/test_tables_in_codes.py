@@ -14,10 +14,11 @@ from edgepack.backends.artifact import WriteOptions
 from edgepack.backends.registry import backend
 from edgepack.calibration.readers import Samples
 from edgepack.hub.graph import constant
+from edgepack.quantize.apply import quantize_static
 from edgepack.quantize.constraints import Demands
 from edgepack.quantize.weights import quantize_weights, simulate_dynamic
 from edgepack.verify.metrics import sqnr_db
-from tests.quantize.graphs import EMBEDDING_IDS, embedding, run_all
+from tests.quantize.graphs import EMBEDDING_IDS, embedding, hub, ranges_of, run_all, samples
 
 RUNTIMES = {"ort": "ort", "tflite": "litert", "coreml": "mil"}
 # Core ML computes w8 in fp16.
@@ -33,11 +34,23 @@ def written(model: ir.Model, format_name: str, scheme: str, folder: Path) -> tup
     return artifact, sum(path.stat().st_size for path in files)
 
 
-def answer(artifact: Path, format_name: str) -> np.ndarray:
+def answer(artifact: Path, format_name: str, feed: dict[str, np.ndarray] | None = None) -> np.ndarray:
+    """The one output; ids are int32 but in onnxruntime."""
     session = import_module(f"edgepack.runner.{RUNTIMES[format_name]}").RUNTIME.load(str(artifact), 1)
-    session.set_inputs({"ids": EMBEDDING_IDS if format_name == "ort" else EMBEDDING_IDS.astype(np.int32)})
+    ids = EMBEDDING_IDS if format_name == "ort" else EMBEDDING_IDS.astype(np.int32)
+    session.set_inputs(feed or {"ids": ids})
     session.invoke()
     return np.asarray(next(iter(session.outputs().values())))
+
+
+def optimized(artifact: Path) -> onnx.GraphProto:
+    """The graph that onnxruntime makes of an artifact when it loads it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(artifact.with_name("optimized.onnx"))
+    onnxruntime.InferenceSession(str(artifact), options, providers=["CPUExecutionProvider"])
+    return onnx.load(artifact.with_name("optimized.onnx")).graph
 
 
 @pytest.mark.parametrize("format_name", RUNTIMES)
@@ -74,13 +87,8 @@ def test_a_table_that_is_the_last_layer_too_is_in_the_file_once_and_computes_wha
 
 
 def test_onnxruntime_never_expands_a_table(tmp_path: Path) -> None:
-    import onnxruntime
-
     artifact, _ = written(quantize_weights(embedding(), Demands())[0], "ort", "w8", tmp_path)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "optimized.onnx")
-    onnxruntime.InferenceSession(str(artifact), options, providers=["CPUExecutionProvider"])
-    held = {tuple(each.dims): each.data_type for each in onnx.load(tmp_path / "optimized.onnx").graph.initializer}
+    held = {tuple(each.dims): each.data_type for each in optimized(artifact).initializer}
     assert held[192, 48] == onnx.TensorProto.INT8
 
 
@@ -91,3 +99,39 @@ def test_tflite_holds_a_table_in_halves_under_fp16_once(tied: str, tmp_path: Pat
     assert size < 2 * (640 * 96 + 96 * 96) + 10_000
     # 11 bits of every number: 2^-11 of it at most, 74 dB on average; sums leave as much.
     assert sqnr_db(run_all(model, IDS)[0], answer(artifact, "tflite")) > 60
+
+
+def test_onnxruntime_multiplies_by_a_tied_table_of_codes_in_one_operator(tmp_path: Path) -> None:
+    """The file holds the table as rows are taken from it; it is transposed when the model is loaded."""
+    quantized, _ = quantize_weights(embedding("transposed"), Demands(), dynamic=True)
+    written(quantized, "ort", "w8d8", tmp_path)
+    ran = [node.op_type for node in optimized(tmp_path / "model.onnx").node]
+    assert ran.count("DynamicQuantizeMatMul") == 2 and not {"Transpose", "MatMulInteger"} & set(ran)
+
+
+STATIC = {"w": (8, 64), "table": (64, 128), "v": (128, 16)}
+
+
+def static() -> tuple[ir.Model, Samples]:
+    """ids from the largest of 64 scores, rows of a table, a layer: what is around the table is on codes."""
+    random, node = np.random.default_rng(1), onnx.helper.make_node
+    weights = {name: random.standard_normal(shape).astype(np.float32) for name, shape in STATIC.items()}
+    nodes = [
+        node("MatMul", ["x", "w"], ["scores"]),
+        node("ArgMax", ["scores"], ["ids"], axis=-1, keepdims=0),
+        node("Gather", ["table", "ids"], ["rows"]),
+        node("MatMul", ["rows", "v"], ["y"]),
+    ]
+    return hub(nodes, weights), samples(8, seed=3)
+
+
+@pytest.mark.parametrize("format_name", RUNTIMES)
+def test_a_table_amid_static_codes_stays_in_codes_of_its_own(format_name: str, tmp_path: Path) -> None:
+    model, data = static()
+    quantized, constraints = quantize_static(model, ranges_of(model, data), DEMANDS[format_name])
+    assert not constraints.real
+    artifact, _ = written(quantized, format_name, "w8a8", tmp_path)
+    found = np.stack([answer(artifact, format_name, {"x": row}) for row in data.arrays["x"]])
+    truth, expected = run_all(model, data), run_all(quantized, data)
+    # The floor of a build. The scores' largest is the same one: no two of 64 are within a code of each other, or both would differ.
+    assert sqnr_db(truth, found) > sqnr_db(truth, expected) - 0.5
