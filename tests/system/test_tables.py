@@ -34,7 +34,7 @@ def test_a_text_student_is_a_quarter_of_itself_on_every_target_and_holds_its_gat
     torch.manual_seed(0)
     model().eval().save_pretrained(tmp_path / "net")
     targets = [word for name in ("android", "ios", "raspberry-pi-5") for word in ("-t", name)]
-    told = edgepack("inspect", "net", *targets, "--json", "--store", "store", cwd=tmp_path)
+    told = edgepack("inspect", "net", *targets, "--json", cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     built = edgepack("build", "net", *targets, "-s", "w8", "--latency", "none", "-o", "pack", "--store", "store", cwd=tmp_path, seconds=900)
     assert built.returncode == 0, built.stderr + built.stdout
@@ -42,6 +42,8 @@ def test_a_text_student_is_a_quarter_of_itself_on_every_target_and_holds_its_gat
     assert len(artifacts) == 3
     for artifact in artifacts:
         expected = json.loads(told.stdout)["targets"][artifact.target]["weight_bytes"]
-        assert artifact.failures == () and expected["w8"] < 0.3 * expected["fp32"]
-        # What a graph and its names take beside the constants.
-        assert 0.85 * expected["w8"] < artifact.file.bytes < expected["w8"] + 60_000, artifact.target
+        # A row of 64 numbers takes 64 bytes and 5 of scale and zero point in place of 256: 0.27. Angles and masks stay real, 0.03 of it.
+        assert artifact.failures == () and expected["w8"] < 0.31 * expected["fp32"]
+        # What a graph and its names take beside the constants; TFLite's zero points are 8 bytes each, its layer has scales of its own.
+        rest = 60_000 + 12 * SIZES["vocab_size"]
+        assert 0.85 * expected["w8"] < artifact.file.bytes < expected["w8"] + rest, artifact.target
