@@ -114,10 +114,15 @@ def _stored(node: ir.Node, index: int) -> _Stored | None:
     moving = value.producer()
     source = moving.inputs[0] if moving is not None and moving.op_type == "Transpose" else None
     held = constant(source)
-    if moving is None or source is None or held is None:
+    if moving is None or source is None or held is None or not _is_plain(node):
         return None
     order = axes_order(moving)
     return _Stored(moving, 0, source, held, order[_channel_axis(node, index, held.transpose(order))])
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether a node multiplies by its weight and no more: canonical form sees to it for a Gemm whose weight is stored as it reads it."""
+    return all(attribute(node, name, 1.0) == 1 for name in ("alpha", "beta")) and not attribute(node, "transA", 0)
 
 
 def _encode(graph: ir.Graph, stored: _Stored | None, demands: Demands) -> str:
@@ -142,8 +147,10 @@ def _channel_axis(node: ir.Node, index: int, weight: NDArray[Any]) -> int:
     """The axis of a weight along which output channels lie.
 
     MatMul: columns of the right operand, rows of the left. ConvTranspose (C_in, C_out / group, ...): axis 1, which the groups share;
-    with one output channel a group, axis 0 tells the channels apart. Gather: its rows.
+    with one output channel a group, axis 0 tells the channels apart. Gather: its rows. Gemm: rows where it is read transposed.
     """
+    if node.op_type == "Gemm":
+        return 0 if attribute(node, "transB", 0) else 1
     if node.op_type == "MatMul":
         return weight.ndim - 1 if index == 1 else weight.ndim - 2
     if node.op_type == "ConvTranspose":

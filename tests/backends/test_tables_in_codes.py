@@ -64,7 +64,7 @@ def test_rows_are_the_hubs_own_to_the_last_bit_and_negative_ids_count_from_the_e
     np.testing.assert_array_equal(found, np.maximum(rows, 0).astype(np.float32))
 
 
-@pytest.mark.parametrize("tied", ["transposed", "gemm"])
+@pytest.mark.parametrize("tied", ["transposed", "biased", "gemm"])
 @pytest.mark.parametrize(
     ("format_name", "scheme"), [("ort", "w8"), ("ort", "w8d8"), ("tflite", "w8"), ("tflite", "w8d8"), ("coreml", "w8")]
 )

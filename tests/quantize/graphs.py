@@ -146,7 +146,7 @@ EMBEDDING_IDS = np.asarray([[0, 191, -1, -192, 5, 5, 64]], np.int64)
 def embedding(tied: str = "", rows: int = 192, width: int = 48, seed: int = 0) -> ir.Model:
     """Rows of a table by "ids", int64 (1, 7) with negative ones; ``tied`` is who reads the table again as the last layer.
 
-    "" nobody: "y" (1, 7, width). "transposed" a MatMul through a Transpose, "gemm" a Gemm with transB: "y" (7, rows).
+    "" nobody: "y" (1, 7, width). "transposed" a MatMul and "biased" a Gemm through a Transpose, "gemm" a Gemm with transB: "y" (7, rows).
     """
     random = np.random.default_rng(seed)
     # Rows of very different size: one scale for all of them would show.
@@ -162,8 +162,11 @@ def embedding(tied: str = "", rows: int = 192, width: int = 48, seed: int = 0) -
         nodes += [node("MatMul", ["rows", "w"], ["mixed"]), node("Reshape", ["mixed", "flat"], ["list"])]
     if tied == "transposed":
         nodes += [node("Transpose", ["table"], ["columns"], perm=[1, 0]), node("MatMul", ["list", "columns"], ["y"], name="last")]
-    if tied == "gemm":
+    if tied == "biased":
+        nodes += [node("Transpose", ["table"], ["columns"], perm=[1, 0]), node("Gemm", ["list", "columns", "b"], ["y"], name="last")]
+    if tied in ("gemm", "biased"):
         held["b"] = random.standard_normal(rows).astype(np.float32)
+    if tied == "gemm":
         nodes += [node("Gemm", ["list", "table", "b"], ["y"], name="last", transB=1)]
     nodes += [] if tied else [node("Relu", ["rows"], ["y"])]
     graph = onnx.helper.make_graph(

@@ -19,7 +19,7 @@ from edgepack.quantize.weights import quantize_weights
 from tests.quantize.graphs import EMBEDDING_IDS, convolution, embedding, hub, run_all
 
 IDS = Samples({"ids": EMBEDDING_IDS[None]})
-TIED = ["", "transposed", "gemm"]
+TIED = ["", "transposed", "biased", "gemm"]
 
 
 def _codes(model: ir.Model, rows: int = 192) -> list[np.ndarray]:

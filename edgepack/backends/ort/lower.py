@@ -110,7 +110,7 @@ def _multiply_codes(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _columns(graph: ir.Graph, node: ir.Node) -> tuple[ir.Value, Encoding]:
-    """Weight codes as (inputs, outputs) with the encoding along the columns; a Gemm, and whoever reads a Transpose, holds them swapped.
+    """Weight codes as (inputs, outputs) with the encoding along the columns; a Gemm, or whoever reads a Transpose, may hold them swapped.
 
     Codes that a Gather reads too (tied weights) stay as they are stored: onnxruntime transposes them when the model is loaded.
     """
@@ -123,7 +123,7 @@ def _columns(graph: ir.Graph, node: ir.Node) -> tuple[ir.Value, Encoding]:
     codes = constant(stored)
     assert codes is not None
     encoding = Encoding(held.scale, held.zero_point, held.dtype, 1)
-    is_swapped = (node.op_type == "Gemm") != (weight.producer() is not reader)
+    is_swapped = bool(attribute(node, "transB", 0)) != (weight.producer() is not reader)
     if not is_swapped or all(use.node is reader for use in stored.uses()):
         return initializer(graph, f"{name}/columns", np.ascontiguousarray(codes.T) if is_swapped else codes), encoding
     columns = computed("Transpose", f"{name}/columns", [stored], stored, held.dtype, perm=[1, 0])
