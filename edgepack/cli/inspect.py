@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -137,17 +138,17 @@ def _inspect_student(student: str, target: list[str] | None, calibration: str | 
         _show_facts(facts)
     try:
         with Progress(quiet=as_json) as progress:
-            described, notes, obstacles = _look(student, targets, calibration, limits, progress)
+            looked = _look(student, targets, calibration, limits, progress)
     except StepFailedError as error:
         if facts is None or not as_json:
             raise
         emit_json({"ok": False, "file": _built(facts), "step": error.step, "cause": error.cause, "hint": error.hint})
         raise typer.Exit(error.exit_code) from error
     if as_json:
-        emit_json({**_as_data(described, notes, targets, obstacles), **({"file": _built(facts)} if facts else {})})
+        emit_json({**_as_data(looked, targets), **({"file": _built(facts)} if facts else {})})
     else:
-        _show(described, notes, targets, obstacles, with_ports=facts is None)
-    if obstacles or (facts is not None and _has_error(facts)):
+        _show(looked, targets, with_ports=facts is None)
+    if looked.obstacles or (facts is not None and _has_error(facts)):
         raise typer.Exit(1)
 
 
@@ -167,9 +168,17 @@ def _show_facts(facts: FileFacts) -> None:
     console.print()
 
 
-def _look(
-    student: str, targets: list[Target], calibration: str | None, limits: Limits, progress: Any
-) -> tuple[StudentDescription, HubNotes, list[Obstacle]]:
+@dataclass(frozen=True)
+class _Looked:
+    """What is known of a student before it is built; ``sizes`` are bytes of its constants by scheme."""
+
+    described: StudentDescription
+    notes: HubNotes
+    obstacles: list[Obstacle]
+    sizes: dict[str, int]
+
+
+def _look(student: str, targets: list[Target], calibration: str | None, limits: Limits, progress: Any) -> _Looked:
     import msgspec
 
     from edgepack.backends.table import Obstacle
@@ -181,26 +190,27 @@ def _look(
     from edgepack.student.spec import StudentDescription
 
     backends = list(dict.fromkeys(goal.dialect for goal in targets))
-    steps = inspection(student, backends, limits, find_manifest(calibration) if calibration else None)
+    schemes = list(dict.fromkeys(scheme for goal in targets for scheme in goal.schemes))
+    steps = inspection(student, backends, schemes, limits, find_manifest(calibration) if calibration else None)
     with opened(None) as store:
         results = execute(steps.plan, store, progress)
-        return (
+        return _Looked(
             msgspec.json.decode(results.path(steps.capture["student.json"]).read_bytes(), type=StudentDescription),
             msgspec.json.decode(results.path(steps.hub["notes.json"]).read_bytes(), type=HubNotes),
             msgspec.json.decode(results.path(steps.look["obstacles.json"]).read_bytes(), type=list[Obstacle]),
+            msgspec.json.decode(results.path(steps.sizes["sizes.json"]).read_bytes(), type=dict[str, int]),
         )
 
 
-def _sizes(described: StudentDescription, target: Target) -> dict[str, int]:
-    """Bytes of the weights alone in each scheme of the target: weights times stored bits."""
-    from edgepack.quantize.scheme import Scheme
-
-    return {name: described.parameters * Scheme.parse(name).weight_bits // 8 for name in target.schemes}
+def _sizes(looked: _Looked, target: Target) -> dict[str, int]:
+    """Bytes of the constants in each scheme of the target that can hold the student."""
+    return {name: looked.sizes[name] for name in target.schemes if name in looked.sizes}
 
 
-def _as_data(described: StudentDescription, notes: HubNotes, targets: list[Target], obstacles: list[Obstacle]) -> dict[str, Any]:
+def _as_data(looked: _Looked, targets: list[Target]) -> dict[str, Any]:
     import msgspec
 
+    described, notes, obstacles = looked.described, looked.notes, looked.obstacles
     return {
         "ok": not obstacles,
         "student": msgspec.to_builtins(described),
@@ -208,7 +218,7 @@ def _as_data(described: StudentDescription, notes: HubNotes, targets: list[Targe
         "rewrites": notes.notes,
         "targets": {
             goal.name: {
-                "weight_bytes": _sizes(described, goal),
+                "weight_bytes": _sizes(looked, goal),
                 "obstacles": [msgspec.to_builtins(obstacle) for obstacle in obstacles if obstacle.backend == goal.dialect],
             }
             for goal in targets
@@ -216,11 +226,12 @@ def _as_data(described: StudentDescription, notes: HubNotes, targets: list[Targe
     }
 
 
-def _show(described: StudentDescription, notes: HubNotes, targets: list[Target], obstacles: list[Obstacle], with_ports: bool) -> None:
+def _show(looked: _Looked, targets: list[Target], with_ports: bool) -> None:
     from rich.console import Console
 
     from edgepack.cli.output import size_text
 
+    described, notes, obstacles = looked.described, looked.notes, looked.obstacles
     console = Console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     say(f"{described.name} ({described.source}): {described.parameters:,} weights, licence {described.licence}")
@@ -231,7 +242,7 @@ def _show(described: StudentDescription, notes: HubNotes, targets: list[Target],
     say("  as a hub: " + ", ".join(f"{name} {count}" for name, count in notes.operators.items()))
     for goal in targets:
         mine = [obstacle for obstacle in obstacles if obstacle.backend == goal.dialect]
-        sizes = ", ".join(f"{scheme} {size_text(size)}" for scheme, size in _sizes(described, goal).items())
+        sizes = ", ".join(f"{scheme} {size_text(size)}" for scheme, size in _sizes(looked, goal).items())
         say(f"{goal.name}: {f'{len(mine)} obstacles' if mine else 'converts'}; weights {sizes}")
         for obstacle in mine:
             say(f"  {obstacle.operator} '{obstacle.node}': {obstacle.cause} -> next: {obstacle.hint}")

@@ -116,21 +116,23 @@ class Inspection:
     capture: Step
     hub: Step
     look: Step
+    sizes: Step
 
     @property
     def plan(self) -> Plan:
         """Every step, checked and in order."""
-        return Plan.of([*([self.student] if self.student is not None else []), self.capture, self.hub, self.look])
+        return Plan.of([*([self.student] if self.student is not None else []), self.capture, self.hub, self.look, self.sizes])
 
 
-def inspection(student: str, backends: Sequence[str], limits: Limits, manifest: Path | None = None) -> Inspection:
-    """The steps that say what would convert: capture, canonical form, obstacles of every backend."""
+def inspection(student: str, backends: Sequence[str], schemes: Sequence[str], limits: Limits, manifest: Path | None = None) -> Inspection:
+    """The steps that say what would convert: capture, canonical form, obstacles of every backend, sizes in every scheme."""
     identity = _identity(student, limits)
     capture = _capture(student, identity, manifest, limits)
     hub = _hub(capture, limits)
     inputs = {"hub": hub["model.onnx"], "example": capture["example.npz"]}
     look = Step("inspect", "edgepack.backends.steps:obstacles", inputs, {"backends": list(backends)}, ("obstacles.json",), limits)
-    return Inspection(identity, capture, hub, look)
+    sizes = Step("sizes", "edgepack.quantize.steps:sizes", {"hub": hub["model.onnx"]}, {"schemes": list(schemes)}, ("sizes.json",), limits)
+    return Inspection(identity, capture, hub, look, sizes)
 
 
 def pipeline(request: BuildRequest) -> Build:

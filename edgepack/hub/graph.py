@@ -33,6 +33,13 @@ def constant(value: ir.Value | None) -> NDArray[Any] | None:
     return np.asarray(value.const_value.numpy())
 
 
+def axes_order(node: ir.Node) -> tuple[int, ...]:
+    """The ``perm`` of a Transpose: which axis of its input each axis of its output is; all reversed when it is absent."""
+    value = node.inputs[0]
+    rank = len(value.shape or ()) if value is not None else 0
+    return tuple(attribute(node, "perm") or range(rank)[::-1])
+
+
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     """An attribute as Python data (int, float, str, list), ``default`` when absent."""
     held = node.attributes.get(name)

@@ -29,13 +29,14 @@ from edgepack.quantize.encoding import Encoding
 from edgepack.quantize.headroom import with_headroom
 from edgepack.quantize.insert import computed, parameters, read_from_codes
 from edgepack.quantize.placement import LINEAR, PLACEMENT, REAL, SAME_ENCODING, carries_codes, data_inputs, integer_nodes
+from edgepack.quantize.tables import encode_tables
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
 def quantize_static(model: ir.Model, ranges: Ranges, demands: Demands) -> tuple[ir.Model, Constraints]:
-    """The hub with a static scheme written into it; ``model`` is left as it was.
+    """The hub with a static scheme written into it, tables that Gathers take rows of included; ``model`` is left as it was.
 
     Raises:
         QuantizeError: the model carries Q/DQ already, no node can be quantized, or a range is missing.
@@ -47,6 +48,7 @@ def quantize_static(model: ir.Model, ranges: Ranges, demands: Demands) -> tuple[
         reason = next((f": '{name}' stays real, {why}" for name, why in constraints.real.items()), "")
         raise QuantizeError(f"no node of the student can be quantized{reason}", "build this student with scheme fp32")
     _Writer(quantized.graph, constraints).write(kept)
+    encode_tables(quantized.graph, demands)
     drop_unused(quantized)
     return quantized, constraints
 

@@ -343,6 +343,23 @@ def weight_encoding(weight: NDArray[Any], axis: int, bias: NDArray[Any] | None, 
     return Encoding(rounded, np.zeros(rounded.shape, np.int8), "int8", axis)
 
 
+# A weight that fp16's smallest scale makes twice as wrong (6 dB, a whole bit) stays real.
+_ALLOWED_FP16_LOSS = 2.0**2
+
+
+def erased(weight: NDArray[Any], encoding: Encoding, demands: Demands) -> bool:
+    """Whether scales raised to fp16's smallest normal number cost a weight without bias too much.
+
+    A weight held at scale s is off by s / sqrt(12): the error powers of the scales held and of those wished for are compared over all
+    channels, so that channels training has silenced count for as little as they matter.
+    """
+    if demands.scale_dtype != "float16" or encoding.axis is None:
+        return False
+    wished = weight_encoding(weight, encoding.axis, None, 1.0, Demands()).scale.astype(np.float64)
+    floored = np.maximum(wished, SMALLEST_FP16_NORMAL)
+    return bool(np.square(floored).sum() > _ALLOWED_FP16_LOSS * np.square(wished).sum())
+
+
 def constants_of(node: ir.Node) -> Mapping[str, NDArray[Any]]:
     """Weight and bias of a linear node, by role."""
     weight, bias = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.hub.graph import attributes, constant, dtype_name, static_shape
+from edgepack.hub.graph import attributes, axes_order, constant, dtype_name, static_shape
 from edgepack.quantize.encoding import Encoding
 from edgepack.quantize.placement import ACTIVATIONS, DYNAMIC, PLACEMENT, REAL, data_inputs
 
@@ -132,6 +132,8 @@ class _Folder:
             yield from self._quantize(node)
         elif node.op_type == "DequantizeLinear":
             yield from self._dequantize_output(node)
+        elif _is_transposed_weight(node):
+            return
         else:
             yield from self._compute(node)
 
@@ -172,6 +174,8 @@ class _Folder:
 
     def _operand(self, value: ir.Value, integer: bool) -> Operand:
         node = value.producer()
+        if node is not None and _is_transposed_weight(node):
+            return _transposed(node, self._operand(_source(node), integer))
         if node is None or node.op_type != "DequantizeLinear":
             return _plain(value)
         if integer or constant(node.inputs[0]) is not None:
@@ -223,6 +227,34 @@ def _codes(node: ir.Node) -> Operand:
     real = node.inputs[0] if node.op_type == "QuantizeLinear" else node.outputs[0]
     assert value is not None and real is not None
     return Operand(value.name or "", static_shape(value), dtype_name(real), encoding_of(node), constant(value))
+
+
+def _is_transposed_weight(node: ir.Node) -> bool:
+    """Whether a Transpose hands a stored weight to matrix products alone: to them it is as constant as the weight itself.
+
+    So a table that is the last layer's weight too (tied weights) is stored once, and that layer is a product with a constant.
+    """
+    if node.op_type != "Transpose" or node.outputs[0].is_graph_output():
+        return False
+    source, readers = _source(node), [use.node.op_type for use in node.outputs[0].uses()]
+    producer = source.producer()
+    held = producer.inputs[0] if producer is not None and producer.op_type == "DequantizeLinear" else source
+    return dtype_name(source) == "float32" and constant(held) is not None and bool(readers) and set(readers) <= {"MatMul", "Gemm"}
+
+
+def _source(node: ir.Node) -> ir.Value:
+    assert node.inputs[0] is not None
+    return node.inputs[0]
+
+
+def _transposed(node: ir.Node, weight: Operand) -> Operand:
+    """What a Transpose makes of a constant, as a view of the same numbers."""
+    assert weight.constant is not None
+    order, encoding = axes_order(node), weight.encoding
+    if encoding is not None and encoding.axis is not None:
+        encoding = replace(encoding, axis=order.index(encoding.axis))
+    moved = weight.constant.transpose(order)
+    return Operand(node.outputs[0].name or "", moved.shape, weight.dtype, encoding, moved)
 
 
 def _is_dequantized(value: ir.Value) -> bool:

@@ -42,11 +42,16 @@ def parameters(graph: ir.Graph, name: str, encoding: Encoding) -> tuple[ir.Value
 
 
 def read_from_codes(graph: ir.Graph, node: ir.Node, index: int, name: str, real: NDArray[Any], encoding: Encoding) -> ir.Value:
-    """Let input ``index`` of ``node`` read ``real`` back from its codes, through a DequantizeLinear placed before the node."""
+    """Let input ``index`` of ``node`` read ``real`` back from its codes, through a DequantizeLinear placed before the node.
+
+    Nodes that are given the same name in graph order share the DequantizeLinear.
+    """
     codes = initializer(graph, f"{name}/codes", encoding.quantize(real))
-    axis = {} if encoding.axis is None else {"axis": encoding.axis}
-    value = computed("DequantizeLinear", f"{name}_dequantized", [codes, *parameters(graph, name, encoding)], codes, "float32", **axis)
-    graph.insert_before(node, value.producer())  # type: ignore[arg-type]
+    value = next((use.node.outputs[0] for use in codes.uses()), None)
+    if value is None:
+        axis = {} if encoding.axis is None else {"axis": encoding.axis}
+        value = computed("DequantizeLinear", f"{name}_dequantized", [codes, *parameters(graph, name, encoding)], codes, "float32", **axis)
+        graph.insert_before(node, value.producer())  # type: ignore[arg-type]
     if index >= len(node.inputs):
         node.resize_inputs(index + 1)
     node.replace_input_with(index, value)

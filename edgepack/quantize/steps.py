@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from edgepack.quantize.constraints import Constraints, Demands, QuantizeError
 from edgepack.quantize.half import rounded_to_half
 from edgepack.quantize.kernels import with_half_kernels
 from edgepack.quantize.placement import carries_codes
+from edgepack.quantize.scheme import Scheme
+from edgepack.quantize.sizes import stored_bytes
 from edgepack.quantize.weights import quantize_weights, simulate_dynamic
 from edgepack.student.state import carried, state_of
 
@@ -96,6 +99,18 @@ def weights(hub: Path, golden: Path, demands: dict[str, Any], dynamic: bool, out
     (out / "notes.json").write_bytes(msgspec.json.encode(HubNotes(operator_counts(quantized), tuple(report.lines()))))
     _simulate(ir.to_proto(simulate_dynamic(quantized)) if dynamic else proto, golden, out)
     progress(2, 2)
+
+
+def sizes(hub: Path, schemes: list[str], out: Path, progress: Progress) -> None:
+    """Write sizes.json: bytes of the constants by scheme, for the ``schemes`` that can hold the student."""
+    import onnx_ir as ir
+
+    model, found = ir.load(hub), {}
+    for name in schemes:
+        with suppress(QuantizeError):
+            found[name] = stored_bytes(model, Scheme.parse(name))
+    (out / "sizes.json").write_bytes(msgspec.json.encode(found))
+    progress(1, 1)
 
 
 def simulate(model: Path, golden: Path, out: Path, progress: Progress) -> None:

@@ -1,34 +1,35 @@
 """Schemes without calibration: int8 weights, and activations that stay real (w8) or are ranged at run time (w8d8).
 
 Exchange form on the hub: every weight of a Conv, ConvTranspose, Gemm or MatMul is read through a DequantizeLinear (int8 codes in
-[-127, 127], zero point 0, a scale for each output channel); biases and activations stay real. Under w8d8 the nodes to be computed on
-int8 activations also carry the metadata ``edgepack.activations = dynamic``; what range an activation has is the runtime's to find.
+[-127, 127], zero point 0, a scale for each output channel), and so is every table that a Gather takes rows of (a scale for each row);
+biases and activations stay real. A table that is the last layer's weight too (tied weights: MatMul reads its Transpose, or a Gemm reads
+it) is held once: its rows are the layer's output channels. Under w8d8 the nodes to be computed on int8 activations also carry the
+metadata ``edgepack.activations = dynamic``; what range an activation has is the runtime's to find.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.hub.graph import attribute, constant
+from edgepack.hub.graph import attribute, axes_order, constant
 from edgepack.hub.passes import drop_unused
 from edgepack.quantize.apply import refuse_codes
-from edgepack.quantize.constraints import SMALLEST_FP16_NORMAL, Demands, QuantizeError, weight_encoding
-from edgepack.quantize.encoding import Encoding
+from edgepack.quantize.constraints import Demands, QuantizeError, erased, weight_encoding
 from edgepack.quantize.insert import computed, read_from_codes
 from edgepack.quantize.placement import ACTIVATIONS, DYNAMIC
+from edgepack.quantize.tables import is_table
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 # Operators with weights and the inputs that may hold them.
-WEIGHTED = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (1, 0)}
-# A layer whose weights fp16's smallest scale makes twice as wrong (6 dB, a whole bit) keeps them real.
-_ALLOWED_FP16_LOSS = 2.0**2
+WEIGHTED = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (1, 0), "Gather": (0,)}
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ def quantize_weights(model: ir.Model, demands: Demands, dynamic: bool = False) -
     found: Counter[str] = Counter()
     encoded: Counter[str] = Counter()
     real: dict[str, str] = {}
-    for node in [node for node in quantized.graph if node.op_type in WEIGHTED]:
+    for node, stored in _weighted(quantized.graph):
         found[node.op_type] += 1
-        reason = _encode(quantized.graph, node, demands)
+        reason = _encode(quantized.graph, stored, demands)
         if reason:
             real[node.name or ""] = reason
         else:
@@ -83,24 +84,62 @@ def quantize_weights(model: ir.Model, demands: Demands, dynamic: bool = False) -
     return quantized, WeightReport(dict(encoded), dict(found), real, marked)
 
 
-def _encode(graph: ir.Graph, node: ir.Node, demands: Demands) -> str:
-    """Encode the weight of one node; the reason why not, or ""."""
-    index = next((index for index in WEIGHTED[node.op_type] if constant(node.inputs[index]) is not None), None)
-    if index is None:
-        return "its weights are computed at run time"
+@dataclass(frozen=True)
+class _Stored:
+    """A stored weight: who reads it at which input, its numbers, and its axis of output channels.
+
+    The reader is the weighted node itself, or the Transpose through which it reads what others take as it is stored.
+    """
+
+    reader: ir.Node
+    index: int
+    value: ir.Value
+    weight: NDArray[Any]
+    axis: int
+
+
+def _weighted(graph: ir.Graph) -> list[tuple[ir.Node, _Stored | None]]:
+    """Every node with weights and where they are stored; None for weights that are computed."""
+    nodes = [node for node in graph if node.op_type in WEIGHTED and (node.op_type != "Gather" or is_table(node))]
+    return [(node, next(filter(None, map(partial(_stored, node), WEIGHTED[node.op_type])), None)) for node in nodes]
+
+
+def _stored(node: ir.Node, index: int) -> _Stored | None:
     value = node.inputs[index]
     weight = constant(value)
-    assert value is not None and weight is not None
+    if value is None:
+        return None
+    if weight is not None:
+        return _Stored(node, index, value, weight, _channel_axis(node, index, weight))
+    moving = value.producer()
+    source = moving.inputs[0] if moving is not None and moving.op_type == "Transpose" else None
+    held = constant(source)
+    if moving is None or source is None or held is None or not _is_plain(node):
+        return None
+    order = axes_order(moving)
+    return _Stored(moving, 0, source, held, order[_channel_axis(node, index, held.transpose(order))])
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether a node multiplies by its weight and no more: canonical form sees to it for a Gemm whose weight is stored as it reads it."""
+    return all(attribute(node, name, 1.0) == 1 for name in ("alpha", "beta")) and not attribute(node, "transA", 0)
+
+
+def _encode(graph: ir.Graph, stored: _Stored | None, demands: Demands) -> str:
+    """Encode one weight; the reason why not, or ""."""
+    if stored is None:
+        return "its weights are computed at run time"
+    weight, axis = stored.weight, stored.axis
     if weight.dtype != np.float32 or weight.ndim < 2:
         return f"a weight of type {weight.dtype} and rank {weight.ndim} has no output channels"
     if not np.isfinite(weight).all():
         return "its weights hold infinities"
-    axis = _channel_axis(node, index, weight)
     encoding = weight_encoding(weight, axis, None, 1.0, demands)
-    if _erased(weight, axis, encoding, demands):
+    if erased(weight, encoding, demands):
         return "its weights are so small that their scales are no fp16 numbers"
-    # One name for each (weight, axis): layers that share a weight share its codes.
-    read_from_codes(graph, node, index, f"{value.name}/axis{axis}", weight, encoding)
+    # One name for each (weight, axis): layers that share a weight share its codes. Two of them may read it through one Transpose.
+    if stored.reader.inputs[stored.index] is stored.value:
+        read_from_codes(graph, stored.reader, stored.index, f"{stored.value.name}/axis{axis}", weight, encoding)
     return ""
 
 
@@ -108,26 +147,15 @@ def _channel_axis(node: ir.Node, index: int, weight: NDArray[Any]) -> int:
     """The axis of a weight along which output channels lie.
 
     MatMul: columns of the right operand, rows of the left. ConvTranspose (C_in, C_out / group, ...): axis 1, which the groups share;
-    with one output channel a group, axis 0 tells the channels apart.
+    with one output channel a group, axis 0 tells the channels apart. Gather: its rows. Gemm: rows where it is read transposed.
     """
+    if node.op_type == "Gemm":
+        return 0 if attribute(node, "transB", 0) else 1
     if node.op_type == "MatMul":
         return weight.ndim - 1 if index == 1 else weight.ndim - 2
     if node.op_type == "ConvTranspose":
         return 0 if weight.shape[1] == 1 and attribute(node, "group", 1) == weight.shape[0] else 1
     return 0
-
-
-def _erased(weight: NDArray[Any], axis: int, encoding: Encoding, demands: Demands) -> bool:
-    """Whether scales raised to fp16's smallest normal number cost the layer too much.
-
-    A weight held at scale s is off by s / sqrt(12): the error powers of the scales held and of those wished for are compared over all
-    channels, so that channels training has silenced count for as little as they matter.
-    """
-    if demands.scale_dtype != "float16":
-        return False
-    wished = weight_encoding(weight, axis, None, 1.0, Demands()).scale.astype(np.float64)
-    floored = np.maximum(wished, SMALLEST_FP16_NORMAL)
-    return bool(np.square(floored).sum() > _ALLOWED_FP16_LOSS * np.square(wished).sum())
 
 
 def _mark_dynamic(graph: ir.Graph) -> list[str]:
@@ -148,10 +176,19 @@ def _has_dynamic_kernel(node: ir.Node) -> bool:
     """Products with a matrix of codes on the right, 2-D convolutions of one group by codes."""
     ranks = {"Gemm": 2, "MatMul": 2, "Conv": 4}
     weight = node.inputs[1] if node.op_type in ranks else None
-    producer = weight.producer() if weight is not None else None
-    if weight is None or producer is None or producer.op_type != "DequantizeLinear":
+    if weight is None or weight_codes(weight) is None:
         return False
     return len(weight.shape or ()) == ranks[node.op_type] and attribute(node, "group", 1) == 1
+
+
+def weight_codes(weight: ir.Value) -> ir.Node | None:
+    """The DequantizeLinear that a weight is read from, at once or through a Transpose; None for a weight in real numbers."""
+    producer = weight.producer()
+    if producer is not None and producer.op_type == "Transpose" and producer.inputs[0] is not None:
+        producer = producer.inputs[0].producer()
+    return (
+        producer if producer is not None and producer.op_type == "DequantizeLinear" and constant(producer.inputs[0]) is not None else None
+    )
 
 
 def simulate_dynamic(model: ir.Model) -> ir.Model:

@@ -137,7 +137,7 @@ def test_two_targets_of_one_name_are_a_defect_the_plan_notices() -> None:
 
 
 def test_inspection_asks_every_backend() -> None:
-    steps = inspection("model.onnx", ["ort", "tflite"], Limits())
+    steps = inspection("model.onnx", ["ort", "tflite"], ["w8"], Limits())
     assert steps.look.inputs == {"hub": steps.hub["model.onnx"], "example": steps.capture["example.npz"]}
     assert steps.look.parameters == {"backends": ["ort", "tflite"]} and steps.student is None
 

@@ -138,3 +138,44 @@ def pyramid() -> ir.Model:
         node("Conv", ["s", "w2"], ["y"], pads=[1, 1, 1, 1]),
     ]
     return hub(nodes, weights)
+
+
+EMBEDDING_IDS = np.asarray([[0, 191, -1, -192, 5, 5, 64]], np.int64)
+
+
+def embedding(tied: str = "", rows: int = 192, width: int = 48, seed: int = 0) -> ir.Model:
+    """Rows of a table by "ids", int64 (1, 7) with negative ones; ``tied`` is who reads the table again as the last layer.
+
+    "" nobody: "y" (1, 7, width). "transposed" a MatMul and "biased" a Gemm through a Transpose, "gemm" a Gemm with transB: "y" (7, rows).
+    """
+    random = np.random.default_rng(seed)
+    # Rows of very different size: one scale for all of them would show.
+    table = (random.standard_normal((rows, width)) * np.exp(random.standard_normal((rows, 1)))).astype(np.float32)
+    held = {
+        "table": table,
+        "w": (random.standard_normal((width, width)) / np.sqrt(width)).astype(np.float32),
+        "flat": np.asarray([7, width]),
+    }
+    node = onnx.helper.make_node
+    nodes = [node("Gather", ["table", "ids"], ["rows"], name="rows")]
+    if tied:
+        nodes += [node("MatMul", ["rows", "w"], ["mixed"]), node("Reshape", ["mixed", "flat"], ["list"])]
+    if tied == "transposed":
+        nodes += [node("Transpose", ["table"], ["columns"], perm=[1, 0]), node("MatMul", ["list", "columns"], ["y"], name="last")]
+    if tied == "biased":
+        nodes += [node("Transpose", ["table"], ["columns"], perm=[1, 0]), node("Gemm", ["list", "columns", "b"], ["y"], name="last")]
+    if tied in ("gemm", "biased"):
+        held["b"] = random.standard_normal(rows).astype(np.float32)
+    if tied == "gemm":
+        nodes += [node("Gemm", ["list", "table", "b"], ["y"], name="last", transB=1)]
+    nodes += [] if tied else [node("Relu", ["rows"], ["y"])]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, EMBEDDING_IDS.shape)],
+        [onnx.helper.make_empty_tensor_value_info("y")],
+        [onnx.numpy_helper.from_array(array, name) for name, array in held.items() if name != "flat" or tied],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    return canonicalize(model, {"ids": EMBEDDING_IDS}).model

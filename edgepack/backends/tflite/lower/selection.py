@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgepack.backends.tflite.emit import Emitter, arithmetic
 from edgepack.backends.tflite.layout import Layout
 from edgepack.backends.tflite.lower.elementwise import concatenated
+from edgepack.backends.tflite.lower.embedding import rows_of_codes, takes_rows_of_codes
 from edgepack.backends.tflite.program import Options, View
 from edgepack.backends.tflite.table import Refusal, attribute_is, constant_inputs, equal_encodings, lowers
 from edgepack.quantize.fold import Operand, Operation
@@ -90,9 +91,12 @@ def split(operation: Operation, emit: Emitter) -> list[View]:
 def gather(operation: Operation, emit: Emitter) -> View:
     """ONNX Gather-13 -> GATHER. TFLite takes no negative index, so constants are wrapped here and others by FLOOR_MOD.
 
-    Constant indices that are neighbours are SLICEs, which delegates take.
+    Constant indices that are neighbours are SLICEs, which delegates take. A table in codes is never expanded (``embedding``).
     """
-    x = _unmerged(emit.take(operation.inputs[0]), emit)
+    table = operation.inputs[0]
+    if table is not None and takes_rows_of_codes(operation):
+        return rows_of_codes(table, _wrapped_indices(operation, emit, table.shape[0])[0], operation.outputs[0], emit)
+    x = _unmerged(_table(operation, emit), emit)
     axis = int(operation.attributes.get("axis", 0)) % len(x.shape)
     index = operation.inputs[1]
     if index is not None and index.constant is not None and index.rank == 0:
@@ -105,6 +109,14 @@ def gather(operation: Operation, emit: Emitter) -> View:
     layout = _gathered_layout(x.layout, axis, operation.outputs[0].shape, rank)
     options = Options("GatherOptions", {"axis": x.layout.position(axis), "batchDims": 0})
     return emit.run("GATHER", [x, indices], emit.output(operation.outputs[0], layout), options)
+
+
+def _table(operation: Operation, emit: Emitter) -> View:
+    """What is gathered from; a constant in real numbers is a weight like others, halved under fp16."""
+    table = operation.inputs[0]
+    if table is None or table.constant is None or table.encoding is not None:
+        return emit.take(table)
+    return emit.weights(table.name, table.constant, None, keeps_codes=False)
 
 
 def _taken(operation: Operation, emit: Emitter, x: View, axis: int, index: int) -> View:
@@ -120,6 +132,7 @@ def _gathered_layout(layout: Layout, axis: int, shape: tuple[int, ...], rank: in
 
 
 def _wrapped_indices(operation: Operation, emit: Emitter, size: int) -> tuple[View, int]:
+    """Indices from 0 to ``size`` - 1 in plain layout, and their rank."""
     operand = operation.inputs[1]
     assert operand is not None
     if operand.constant is not None:
