@@ -59,9 +59,10 @@ def command(
     listeners = Listeners(teller.renewed, teller.measured, ended)
     chosen = {"targets": target or (), "schemes": scheme or ()}
     with serving(pack, place, **chosen, profile=profile, threads=threads, save=save, listeners=listeners) as held:
-        teller.ready(held)
+        # First, so that whoever hears that it is ready can end it.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: over.set())
+        teller.ready(held)
         over.wait()
         # The last reply is still on its way.
         over.clear()

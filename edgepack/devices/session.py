@@ -251,7 +251,8 @@ class Session:
         archive = self._scratch / f"{len(self._there)}" / f"{folder.name}.zip"
         with on_our_disk("temporary files"):
             archive.parent.mkdir()
-            with zipfile.ZipFile(archive, "w") as held:
+            # Reproducible copies date files to 1970, before a zip's first year.
+            with zipfile.ZipFile(archive, "w", strict_timestamps=False) as held:
                 for path in sorted(each for each in folder.rglob("*") if each.is_file()):
                     held.write(path, path.relative_to(folder).as_posix())
         return archive

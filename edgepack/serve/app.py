@@ -41,7 +41,17 @@ def truth(app: App, target: Target | None) -> Truth:
         return _VIRTUAL[app.platform][0]
     if target is None or target.platform != app.platform:
         return "host"
-    return "measured" if target.hardware is None or matches(target.hardware, words(app, 1)) else "host"
+    stands_for = _is_phone(app) if target.hardware is None else matches(target.hardware, words(app, 1))
+    return "measured" if stands_for else "host"
+
+
+def _is_phone(app: App) -> bool:
+    """Macs run apps of iPhones too, as they are."""
+    return app.platform != "ios" or app.model.startswith(_OF_IOS)
+
+
+# How the models of devices begin that iOS and iPadOS run on (uname's machine there).
+_OF_IOS = ("iPhone", "iPad", "iPod")
 
 
 def spoiled(app: App, post: Times, profile: str) -> tuple[str, ...]:

@@ -21,8 +21,16 @@ def files_of(student: str) -> dict[str, Path]:
     """
     path = Path(student)
     if path.is_dir():
-        return folder_files(path)
+        return _of_folder(path)
     return {path.name: path, **dict(_external(path))}
+
+
+def _of_folder(root: Path) -> dict[str, Path]:
+    """With the folder's own name, which the student bears too, and files of any name that its .onnx keeps weights in."""
+    held, name = folder_files(root), root.resolve().name
+    for path in tuple(held.values()):
+        held |= {file.relative_to(root).as_posix(): file for _, file in _external(path)}
+    return {f"{name}/{relative}": file for relative, file in held.items()}
 
 
 def _external(path: Path) -> Iterator[tuple[str, Path]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepack.errors import EdgepackError, one_line
-from edgepack.student.huggingface.folder import EXPORTED
+from edgepack.student.huggingface.folder import exported_in
 from edgepack.student.program import Student
 from edgepack.student.spec import StudentError
 
@@ -46,9 +46,9 @@ def is_known_to_hold_codes(spec: str) -> bool:
     """
     from edgepack.hub.reading import load_model
 
-    path = Path(spec) / EXPORTED if Path(spec).is_dir() else Path(spec)
+    path = exported_in(Path(spec)) if Path(spec).is_dir() else Path(spec)
     # Most models hold no such word, and importing onnx to find that out would be a tenth of an unchanged rebuild.
-    if path.suffix != ".onnx" or not path.is_file() or not _mentions(path, b"QuantizeLinear"):
+    if path is None or path.suffix != ".onnx" or not path.is_file() or not _mentions(path, b"QuantizeLinear"):
         return False
     try:
         model = load_model(path, weights=False)

@@ -131,21 +131,12 @@ def test_the_app_compiles_and_a_method_that_no_runtime_has_does_not(built: Built
     assert "setThreads" in caught.value.stderr
 
 
-def served_app() -> None:
-    """Skips where edgepack serve takes no report of an app."""
-    from edgepack.serve import messages
-
-    if not hasattr(messages, "App"):
-        pytest.skip("edgepack serve takes no report of an app yet")
-
-
 def schemes(pack: Path) -> list[str]:
     return [f"{each.scheme}={each.file.sha256}" for each in load_pack(pack).artifacts if each.target == "android"]
 
 
 @pytest.mark.slow
 def test_a_visit_over_https_lands_in_the_pack_and_is_judged_there(built: Built, digits_pack: Path, tmp_path: Path) -> None:
-    served_app()
     import shutil
 
     from edgepack.serve.serving import Place, serving
@@ -168,7 +159,6 @@ def test_a_visit_over_https_lands_in_the_pack_and_is_judged_there(built: Built, 
 
 @pytest.mark.slow
 def test_wrong_answers_are_told_and_never_timed(built: Built, digits_pack: Path) -> None:
-    served_app()
     from edgepack.serve.serving import Place, serving
 
     with serving(digits_pack, Place(tls=False), profile="smoke", save=False) as held:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
@@ -47,6 +48,9 @@ def mac(server: Server, tmp_path: Path) -> Iterator[Mac]:
 def pack(digits_pack: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "pack"
     shutil.copytree(digits_pack, folder, ignore=shutil.ignore_patterns("measurements"))
+    # As reproducible copies date them.
+    for path in folder.rglob("*"):
+        os.utime(path, (0, 0))
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from tests.system.conftest import digits_pack
 
 __all__ = ["digits_pack"]
 
+# Who only says that it measured took no time.
+SHORTEST = replace(profile("smoke"), seconds=0.0)
+
 
 @pytest.fixture
 def pack(digits_pack: Path, tmp_path: Path) -> Path:
@@ -29,8 +33,8 @@ def pack(digits_pack: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def held(pack: Path) -> Served:
-    """The pack as a browser gets it, in the shortest profile."""
-    return served(OpenPack.at(pack, load_pack(pack)), (), (), profile("smoke"), 1, {"ort": "1.0", "litert": "2.0"})
+    """The pack as a browser gets it, in the fewest rounds, however long they take."""
+    return served(OpenPack.at(pack, load_pack(pack)), (), (), SHORTEST, 1, {"ort": "1.0", "litert": "2.0"})
 
 
 @pytest.fixture

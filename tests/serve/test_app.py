@@ -83,6 +83,11 @@ def test_a_simulator_is_no_phone(page: Page, held: Served, pack: Path, visit: di
     assert {each.latency.truth for each in kept(pack) if each.latency} == {truth}
 
 
+def test_a_mac_that_runs_the_app_is_no_phone(page: Page, held: Served, pack: Path) -> None:
+    go_through(page, held, saying(model="Mac", units=["all"]))
+    assert {each.truth for each in kept(pack)} == {each.latency.truth for each in kept(pack) if each.latency} == {"host"}
+
+
 @pytest.mark.parametrize(
     ("facts", "conditions", "words"),
     [

@@ -4,7 +4,7 @@
 
 Every architecture is captured as a student is, brought to the hub's canonical form, written as TFLite in fp32 and as Core ML in fp32 and
 fp16, read back, run on two inputs (the one it was captured on, and another), and compared with a float64 run of what was captured. Exit
-code 1 when an architecture is refused, wrong or crashes in a format, or when more than three cannot be captured.
+code 1 when an architecture is refused, wrong or crashes as a hub or in a format, or when more than three cannot be captured.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ MOST_NOT_CAPTURED = 3
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one architecture; ``results`` by format, empty where the hub was not reached."""
+    """What became of one architecture; ``results`` by format, empty where the hub was not reached.
+
+    Attributes:
+        hub: what was made of it as a hub, or why it was not captured. is_captured: whether torch.onnx.export gave a model; what the hub
+            does with one is edgepack's own.
+    """
 
     name: str
     hub: Result
     results: dict[str, Result] = field(default_factory=dict)
-
-    @property
-    def is_captured(self) -> bool:
-        """Whether torch.onnx.export gave a model that the hub took."""
-        return self.hub.outcome == PASS
+    is_captured: bool = True
 
     @property
     def passes(self) -> bool:
-        """Whether every format is within its bar."""
-        return self.is_captured and all(result.outcome == PASS for result in self.results.values())
+        """Whether it became a hub and every format is within its bar."""
+        return self.hub.outcome == PASS and all(result.outcome == PASS for result in self.results.values())
 
 
 def run(names: Sequence[str], jobs: int, keep: Path | None = None, progress: bool = False) -> list[Row]:
@@ -87,7 +88,9 @@ def _lane(scratch: Path, index: int, waiting: queue.Queue[str], rows: dict[str, 
 
 def _row(job: Job, workers: dict[str, Worker]) -> Row:
     captured = workers["capture"](job)
-    hub = workers["hub"](job) if captured.outcome == PASS else captured
+    if captured.outcome != PASS:
+        return Row(job.name, captured, is_captured=False)
+    hub = workers["hub"](job)
     if not isinstance(hub, Hub) or hub.sqnr_db is None:
         return Row(job.name, hub)
     results = {}
@@ -97,7 +100,7 @@ def _row(job: Job, workers: dict[str, Worker]) -> Row:
 
 
 def _line(row: Row) -> str:
-    if not row.is_captured:
+    if row.hub.outcome != PASS:
         return f"{row.name}: {row.hub.outcome}: {row.hub.reason}"
     assert isinstance(row.hub, Hub)
     return f"{row.name}: onnxruntime {row.hub.sqnr_db:.1f}; " + "; ".join(f"{name} {_cell(held)}" for name, held in row.results.items())

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.conformance.worker import PASS, REFUSED, WRONG, Result
+from tests.conformance.worker import CRASH, PASS, REFUSED, WRONG, Result
 from tests.zoo.run import MOST_NOT_CAPTURED, Row, run, table
 from tests.zoo.worker import Hub, Outcome, judged
 
@@ -14,7 +14,7 @@ SAMPLE = ["Llama step with cache", "TCN"]
 
 def told(rows: list[Row]) -> list[str]:
     """What is not within its bar, a line each."""
-    lost = [f"{row.name}: {row.hub.reason}" for row in rows if not row.is_captured]
+    lost = [f"{row.name}: {row.hub.outcome}, {row.hub.reason}" for row in rows if row.hub.outcome != PASS]
     held = [(row.name, title, result) for row in rows for title, result in row.results.items() if result.outcome != PASS]
     return lost + [f"{name} in {title}: {result.outcome}, {result.reason}" for name, title, result in held]
 
@@ -57,4 +57,6 @@ def test_a_refusal_stays_one_and_the_table_says_it() -> None:
     refusal = Result(REFUSED, "GatherND 'node': operator has no lowering")
     assert judged(refusal, "fp32", 130.0) is refusal
     rows = [Row("A", Hub(PASS, "", ("Add",), 130.0), {"TFLite fp32": refusal, "Core ML fp32": refusal, "Core ML fp16": refusal})]
-    assert not rows[0].passes and "| A | 1 | 130.0 | refused: GatherND" in table([*rows, Row("B", Result(REFUSED, "why"))])
+    crashed = Row("C", Result(CRASH, "RewriteError"))
+    assert not rows[0].passes and not crashed.passes and crashed.is_captured and told([crashed]) == ["C: crash, RewriteError"]
+    assert "| A | 1 | 130.0 | refused: GatherND" in table([*rows, Row("B", Result(REFUSED, "why"))])

@@ -58,8 +58,10 @@ final class Phone: Device {
             tickNanoseconds: Stopwatch(clock: SystemClock(), asked: still).tick())
     }
 
-    /// "iPhone16,1": of the simulator the phone that it simulates.
+    /// "iPhone16,1": of the simulator the phone that it simulates. A Mac that runs the app gives itself out for an iPad, and is none.
     private static func model() -> String {
+        let process = ProcessInfo.processInfo
+        if process.isiOSAppOnMac || process.isMacCatalystApp { return "Mac" }
         if let simulated = ProcessInfo.processInfo.environment["SIMULATOR_MODEL_IDENTIFIER"] { return simulated }
         var system = utsname()
         uname(&system)

@@ -108,7 +108,12 @@ def generate(run: Run, prompt: Sequence[int], count: int) -> list[int]:
 
     Args:
         run: inputs of the student -> its outputs, both by name.
+
+    Raises:
+        ValueError: there is no prompt, or more tokens than the caches hold; a position behind their end would be forgotten silently.
     """
+    if not prompt or len(prompt) + count - 1 > CONTEXT:
+        raise ValueError(f"{len(prompt)} tokens of a prompt and {count} to come; give at least 1, and at most {CONTEXT + 1} together")
     held = {"keys": caches(), "values": caches()}
     tokens = list(prompt)
     for position in range(len(prompt) + count - 1):

@@ -53,7 +53,7 @@ class ModelFolder:
 
     Attributes:
         root: the folder a user named; model: the one config.json and the weights lie in, the same unless modules.json names another.
-        config: config.json; modules: (type, folder) of modules.json, in order, () without one.
+        config: config.json; modules: (class with its package, folder) of modules.json, in order, () without one.
     """
 
     root: Path
@@ -64,8 +64,13 @@ class ModelFolder:
     @property
     def exported(self) -> Path | None:
         """The .onnx file of a folder that an exporter wrote, None where there are weights of safetensors."""
-        file = self.model / EXPORTED
-        return file if file.is_file() and not _has_safetensors(self.model) else None
+        return exported_in(self.model)
+
+    @property
+    def architecture(self) -> str:
+        """The class that the weights are of, as config.json names it; "" where it does not."""
+        named = self.config.get("architectures")
+        return str(named[0]) if isinstance(named, list) and named else ""
 
     @property
     def has_tokenizer(self) -> bool:
@@ -75,6 +80,12 @@ class ModelFolder:
     def json(self, name: str) -> Mapping[str, Any]:
         """A JSON file beside config.json, {} where there is none."""
         return read_json(self.model / name) if (self.model / name).is_file() else {}
+
+
+def exported_in(folder: Path) -> Path | None:
+    """The .onnx file that is a folder's student: where weights of safetensors lie beside it, these are."""
+    file = folder / EXPORTED
+    return file if file.is_file() and not _has_safetensors(folder) else None
 
 
 def is_model_folder(path: Path) -> bool:
@@ -168,13 +179,18 @@ def _modules(root: Path) -> Iterator[tuple[str, Path]]:
     path = root / MODULES
     if not path.is_file():
         return
-    for entry in _json_value(path):
+    listed = _json_value(path)
+    for entry in listed if isinstance(listed, list) else [None]:
         if not isinstance(entry, dict) or not isinstance(entry.get("type"), str) or not isinstance(entry.get("path"), str):
             raise StudentError(f"{path} is not a list of modules with type and path", "save the model again with sentence-transformers")
-        place = root / entry["path"]
-        if not place.resolve().is_relative_to(root.resolve()):
-            raise StudentError(f"{path} names '{entry['path']}', outside the folder", "keep a model's modules in its own folder")
-        yield entry["type"].rpartition(".")[2], place
+        yield entry["type"], _place_of_module(root, entry["path"])
+
+
+def _place_of_module(root: Path, path: str) -> Path:
+    is_inside = "\0" not in path and not Path(path).is_absolute() and (root / path).resolve().is_relative_to(root.resolve())
+    if not is_inside:
+        raise StudentError(f"{root / MODULES} names {path!r}, outside the folder", "keep a model's modules in its own folder")
+    return root / path
 
 
 def _module_places(root: Path) -> list[Path]:
@@ -190,6 +206,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise StudentError(f"{path} holds a {type(held).__name__}, not an object", "save the model again with save_pretrained")
     return held
+
+
+def whole_number(held: Mapping[str, Any], name: str, default: int = 0) -> int:
+    """A count of a configuration; the default where it names none.
+
+    Raises:
+        StudentError: it is not a whole number, or less than 0.
+    """
+    found = held.get(name)
+    if found is None:
+        return default
+    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+        raise StudentError(f"{name} is {found!r:.80}, not a whole number", "save the model again with save_pretrained")
+    return found
 
 
 def _json_value(path: Path) -> Any:
@@ -213,6 +243,9 @@ def _refuse_other_forms(folder: ModelFolder) -> None:
         raise StudentError(f"{folder.root} holds an adapter", "merge it first: peft's merge_and_unload(), then save_pretrained")
     if folder.config.get("quantization_config"):
         raise StudentError(f"{CONFIG} says that the weights are quantized already", "give the folder of the float weights")
+    if folder.config.get("transformers_weights"):
+        # transformers would read that file in place of the one that is looked at here, from wherever it lies.
+        raise StudentError(f"{CONFIG} names a file of weights of its own (transformers_weights)", f"rename it to {WEIGHTS}")
     if folder.config.get("is_encoder_decoder"):
         raise StudentError(
             f"{CONFIG} is of an encoder-decoder, which runs in a loop and not as one graph",

@@ -27,7 +27,10 @@ def preprocessing_of(folder: ModelFolder, channels: int) -> ImagePreprocessing |
         None where ``ImagePreprocessing`` cannot say the same: no resize, a crop smaller than what was resized, sizes that depend on the
         image, another factor than 1/255. A calibration manifest's [preprocessing] can then say what comes close.
     """
-    read = _read(folder.json(PROCESSOR), channels)
+    try:
+        read = _read(folder.json(PROCESSOR), channels)
+    except (TypeError, ValueError):  # a number or a name of a kind that ours does not have
+        return None
     return read if read is not None and _agrees(folder, read) else None
 
 
@@ -39,8 +42,8 @@ def image_size(held: Mapping[str, Any]) -> tuple[int, int] | None:
     if not isinstance(last, Mapping):
         return None
     if {"height", "width"} <= set(last):
-        return int(last["height"]), int(last["width"])
-    return (int(last["shortest_edge"]),) * 2 if held.get("do_center_crop") and "shortest_edge" in last else None
+        return last["height"], last["width"]
+    return (last["shortest_edge"],) * 2 if held.get("do_center_crop") and "shortest_edge" in last else None
 
 
 def _read(held: Mapping[str, Any], channels: int) -> ImagePreprocessing | None:
@@ -67,12 +70,11 @@ def _agrees(folder: ModelFolder, ours: ImagePreprocessing) -> bool:
     """Whether transformers' processor and ours make the same of an image that is wider than high, and of one that is higher than wide."""
     from PIL import Image
 
-    processor = _processor(folder)
     allowed = _LEVELS / (LARGEST_PIXEL * min(ours.std))
     for height, width in ((2 * ours.height, 3 * ours.width), (3 * ours.height, 2 * ours.width)):
         image = Image.fromarray(_scene(height, width)).convert("L" if ours.channels == 1 else "RGB")
         try:
-            theirs = np.asarray(processor(image, return_tensors="np")["pixel_values"])
+            theirs = np.asarray(_processor(folder)(image, return_tensors="np")["pixel_values"])
         except Exception:  # whatever it cannot do with an image, ours is not known to agree
             return False
         sample = ours.sample(image)

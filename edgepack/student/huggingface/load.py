@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.student.huggingface.folder import ModelFolder, Settings, licence_of, open_folder, settings_of
+from edgepack.student.huggingface.folder import ModelFolder, Settings, licence_of, open_folder, settings_of, whole_number
 from edgepack.student.huggingface.images import PROCESSOR, image_size, preprocessing_of
 from edgepack.student.huggingface.module import accepted, answering, load_model
 from edgepack.student.huggingface.optimum_exporter import export_with_optimum, optimum_config
@@ -25,6 +25,8 @@ from edgepack.student.spec import StudentError, TensorSpec
 _IMAGE = "pixel_values"
 # Where neither the image processor nor the network says another.
 _USUAL_IMAGE = (224, 224)
+# Three channels of float32 of such an image have 12 GiB: what asks for more is a slip.
+_LARGEST_SIDE = 2**15
 # Of the example: the rest is padding, so that the mask is looked at from the first capture on.
 _FILLED = 3 / 4
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -45,9 +47,18 @@ def from_huggingface(folder: Path | str, **settings: Any) -> Student:
         StudentError: the folder is not one of these, its task is not known, or weights are missing.
     """
     root = Path(folder)
-    held, chosen = open_folder(root), msgspec.structs.replace(settings_of(root), **settings)
+    held, chosen = open_folder(root), _overridden(settings_of(root), settings)
     named = msgspec.structs.replace(chosen, name=chosen.name or root.resolve().name, licence=chosen.licence or licence_of(root))
     return _from_exported(held, named) if held.exported is not None else _from_weights(held, named)
+
+
+def _overridden(held: Settings, given: Mapping[str, Any]) -> Settings:
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(held), **given}, Settings)
+    except msgspec.ValidationError as error:
+        raise StudentError(
+            f"from_huggingface was called with wrong settings ({error})", f"it takes {', '.join(Settings.__struct_fields__)}"
+        ) from error
 
 
 def _from_weights(folder: ModelFolder, settings: Settings) -> Student:
@@ -83,7 +94,7 @@ def _from_exported(folder: ModelFolder, settings: Settings) -> Student:
         inputs=[msgspec.structs.replace(spec, layout=_spec(spec.name).layout) for spec in inputs],
         name=settings.name,
         preprocessing=preprocessing_of(folder, sizes[_IMAGE][1]) if images and len(inputs) == 1 else None,
-        labels=_labels(folder.config) if str((folder.config.get("architectures") or [""])[0]).endswith("Classification") else (),
+        labels=_labels(folder.config) if folder.architecture.endswith("Classification") else (),
         licence=settings.licence,
     )
 
@@ -103,14 +114,17 @@ def _spec(name: str) -> TensorSpec:
 def _sizes(folder: ModelFolder, settings: Settings) -> dict[str, tuple[int, ...]]:
     """Shapes of the inputs whose meaning is known."""
     text = (1, length_of(folder, settings.sequence_length))
-    return {**dict.fromkeys(_TEXT, text), _IMAGE: (1, int(folder.config.get("num_channels", 3)), *_image_size(folder))}
+    return {**dict.fromkeys(_TEXT, text), _IMAGE: (1, whole_number(folder.config, "num_channels", 3), *_image_size(folder))}
 
 
 def _image_size(folder: ModelFolder) -> tuple[int, int]:
     """(height, width): the image processor's, else the network's own."""
     held = folder.config.get("image_size")
     own = tuple(held) if isinstance(held, list) and len(held) == 2 else (held, held)
-    return image_size(folder.json(PROCESSOR)) or (own if isinstance(own[0], int) else _USUAL_IMAGE)
+    size = image_size(folder.json(PROCESSOR)) or (own if held is not None else _USUAL_IMAGE)
+    if not all(isinstance(side, int) and 0 < side <= _LARGEST_SIDE for side in size):
+        raise StudentError(f"the image of {folder.root} is {size[0]!r:.40} by {size[1]!r:.40}", "write whole numbers of pixels")
+    return size
 
 
 def _example(folder: ModelFolder, model: Any, task: Task, settings: Settings) -> dict[str, NDArray[Any]]:
@@ -149,7 +163,8 @@ def _text_example(name: str, size: tuple[int, ...], model: Any, random: np.rando
     if name == "position_ids":
         held[:] = np.arange(size[1])
     if name == "input_ids":
-        held[:] = model.config.pad_token_id or 0
+        # Some configurations say -1 for "none".
+        held[:] = max(model.config.pad_token_id or 0, 0)
         held[:, :filled] = random.integers(0, model.get_input_embeddings().num_embeddings, (1, filled))
     return held
 
@@ -157,4 +172,9 @@ def _text_example(name: str, size: tuple[int, ...], model: Any, random: np.rando
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of classes by their index, () where config.json has none."""
     names = config.get("id2label")
-    return tuple(str(names[key]) for key in sorted(names, key=int)) if isinstance(names, Mapping) else ()
+    if not isinstance(names, Mapping):
+        return ()
+    indices = [str(index) for index in range(len(names))]
+    if set(names) != set(indices):
+        raise StudentError("id2label does not number the classes 0, 1, 2 and so on", "name every class in config.json")
+    return tuple(str(names[index]) for index in indices)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgepack.errors import one_line
-from edgepack.student.huggingface.folder import ModelFolder
+from edgepack.student.huggingface.folder import CONFIG, ModelFolder
 from edgepack.student.huggingface.offline import transformers_offline
 from edgepack.student.huggingface.sentence import Head
 from edgepack.student.huggingface.tasks import Task
@@ -34,6 +34,7 @@ def load_model(folder: ModelFolder, task: Task) -> Any:
             "load it with transformers alone first, or set another task in edgepack.toml",
         ) from error
     _refuse_missing(found, folder, task)
+    _refuse_unknown_padding(model, task)
     # Where the folder lies is no part of what the student is.
     model.config._name_or_path = model.name_or_path = ""
     return model.eval()
@@ -48,6 +49,19 @@ def _refuse_missing(found: Mapping[str, Any], folder: ModelFolder, task: Task) -
             f"{folder.root} has no weight '{(missing or wrong)[0]}' of the shape that {task.name} needs, and "
             f"{len(missing) + len(wrong) - 1} others",
             "give a folder that was trained for this task, or set another task in edgepack.toml",
+        )
+
+
+def _refuse_unknown_padding(model: Any, task: Task) -> None:
+    """StudentError for a classifier that answers at the text's last token, and would take the padding's for it.
+
+    transformers finds that token by ``config.pad_token_id``, and takes the last of all where there is none.
+    """
+    looks_for_it = "pad_token_id" in inspect.unwrap(type(model).forward).__code__.co_names
+    if task.name == "text-classification" and looks_for_it and model.config.pad_token_id is None:
+        raise StudentError(
+            f"{CONFIG} names no pad_token_id, by which {type(model).__name__} finds the end of a padded text",
+            "write the id that its texts are padded with: that of the end of text, where nothing else was chosen",
         )
 
 

@@ -19,7 +19,8 @@ def sentence_head(folder: ModelFolder) -> Head:
     Raises:
         StudentError: it lists something else.
     """
-    kinds = [kind for kind, _ in folder.modules]
+    # A class of another package, such as the folder's own code, keeps its whole name: what it computes is not known.
+    kinds = [kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind for kind, _ in folder.modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise StudentError(
             f"modules.json lists {', '.join(kinds)}; known are Transformer, Pooling and Normalize",
@@ -33,7 +34,7 @@ def _modes(folder: ModelFolder) -> list[str]:
     """Names of the poolings whose results are joined: in the order in which they are listed, switches in that of ``_POOLINGS``."""
     held = read_json(folder.modules[1][1] / CONFIG)
     given = held.get("pooling_mode")
-    named = [given] if isinstance(given, str) else list(given or [])
+    named = [str(mode) for mode in (given if isinstance(given, list) else [given]) if mode]
     switched = [key.removeprefix("pooling_mode_") for key, value in held.items() if key.startswith("pooling_mode_") and value is True]
     known = list(_POOLINGS)
     switched = sorted((_SPELLINGS.get(mode, mode) for mode in switched), key=lambda mode: known.index(mode) if mode in known else -1)

@@ -96,8 +96,7 @@ def task_of(folder: ModelFolder, asked: str) -> Task:
 def _of_architecture(folder: ModelFolder) -> Task:
     from transformers.models.auto import modeling_auto
 
-    kind, held = folder.config.get("model_type"), folder.config.get("architectures") or [""]
-    architecture = str(held[0]) if isinstance(held, list) else ""
+    kind, architecture = str(folder.config.get("model_type")), folder.architecture
     for task in TASKS:
         if architecture and architecture in _classes(getattr(modeling_auto, task.table).get(kind)):
             return task

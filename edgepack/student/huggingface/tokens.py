@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.errors import one_line
-from edgepack.student.huggingface.folder import ModelFolder, open_folder, settings_of
+from edgepack.student.huggingface.folder import ModelFolder, open_folder, settings_of, whole_number
 from edgepack.student.huggingface.offline import transformers_offline
 from edgepack.student.spec import StudentError
 
@@ -60,11 +60,19 @@ def tokenizer_of(folder: ModelFolder) -> Any:
     except Exception as error:
         raise StudentError(f"the tokenizer of {folder.root} does not load ({one_line(error)})", "save it again beside the model") from error
     if tokenizer.pad_token is None:
-        # As decoders are trained without one: what stands behind the text is masked.
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = _padding(tokenizer, folder.config.get("pad_token_id"))
+    if tokenizer.pad_token is None:
+        raise StudentError(f"the tokenizer of {folder.root} has no token to pad with", "name its pad_token in tokenizer_config.json")
     # Positions count from the first token, whatever the length of the text.
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _padding(tokenizer: Any, held: Any) -> Any:
+    """Decoders are trained without one, and what stands behind the text is masked: the model's own, by which classifiers find the text's
+    end, else the end of text."""
+    is_known = isinstance(held, int) and 0 <= held < len(tokenizer)
+    return tokenizer.convert_ids_to_tokens(held) if is_known else tokenizer.eos_token
 
 
 def length_of(folder: ModelFolder, asked: int) -> int:
@@ -76,16 +84,16 @@ def length_of(folder: ModelFolder, asked: int) -> int:
     most = _positions(folder.config)
     if asked and most and asked > most:
         raise StudentError(f"sequence_length is {asked}, and the model has {most} positions", f"give at most {most}")
-    declared = int(folder.json(_SENTENCE).get("max_seq_length") or 0)
+    declared = whole_number(folder.json(_SENTENCE), "max_seq_length")
     return asked or min(length for length in (USUAL_LENGTH, most, declared) if length)
 
 
 def _positions(config: Mapping[str, Any]) -> int:
     """Positions that have an embedding, 0 where that is not known."""
-    given = config.get("max_position_embeddings") or config.get("n_positions") or 0
+    given = whole_number(config, "max_position_embeddings") or whole_number(config, "n_positions")
     # RoBERTa and its kin count positions from the padding token's index on: two of the table are never a token's.
-    reserved = int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") in _OFFSET else 0
-    return int(given) - reserved if given else 0
+    reserved = whole_number(config, "pad_token_id") + 1 if config.get("model_type") in _OFFSET else 0
+    return given - reserved if given else 0
 
 
 _OFFSET = ("roberta", "xlm-roberta", "camembert", "longformer", "xlm-roberta-xl", "data2vec-text", "mpnet", "roberta-prelayernorm")

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgepack.student.files import files_of
 from edgepack.student.huggingface.folder import Settings, licence_of, open_folder, settings_of
@@ -74,6 +75,22 @@ def _module_elsewhere(place: Path) -> None:
     (place / "modules.json").write_text('[{"type": "sentence_transformers.models.Transformer", "path": "../other"}]')
 
 
+def _weights_elsewhere(place: Path) -> None:
+    folder(place, {**BERT, "transformers_weights": "../other/model.safetensors"})
+
+
+def _modules_of_another_kind(place: Path) -> None:
+    (place / "modules.json").write_text("5")
+
+
+def _module_of_no_path(place: Path) -> None:
+    (place / "modules.json").write_text('[{"type": "sentence_transformers.models.Transformer", "path": "a\\u0000"}]')
+
+
+def _type_of_another_kind(place: Path) -> None:
+    folder(place, {**BERT, "model_type": ["bert"]})
+
+
 def _damaged(place: Path) -> None:
     (place / "config.json").write_text("{")
 
@@ -110,6 +127,10 @@ def _unknown_type(place: Path) -> None:
         (_encoder_decoder, "encoder-decoder", "student.py:student"),
         (_shard_elsewhere, "names '../secret.safetensors'", "every part"),
         (_module_elsewhere, "names '../other', outside the folder", "its own folder"),
+        (_weights_elsewhere, "weights of its own (transformers_weights)", "rename it to model.safetensors"),
+        (_modules_of_another_kind, "is not a list of modules", "save the model again"),
+        (_module_of_no_path, "outside the folder", "its own folder"),
+        (_type_of_another_kind, "no task is known", "edgepack.toml"),
         (_damaged, "cannot be read as JSON", "save the model again"),
         (_list, "holds a list, not an object", "save the model again"),
         (_no_config, "holds no config.json", "save_pretrained"),
@@ -141,8 +162,24 @@ def test_what_a_student_is_made_of_are_its_configuration_tokenizer_weights_and_m
     place = folder(tmp_path / "net", BERT, *held, "training_args.bin", "picture.png", "onnx/model.onnx", "other/config.json")
     listed = [{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "1_Pooling"}, {"type": "x.Normalize", "path": "2_Norm"}]
     (place / "modules.json").write_text(json.dumps(listed))
-    assert set(files_of(str(place))) == {"config.json", "modules.json", *held}
+    assert set(files_of(str(place))) == {f"net/{name}" for name in ("config.json", "modules.json", *held)}
     assert all(path.is_file() for path in files_of(str(place)).values())
+
+
+def test_a_folder_of_another_name_is_another_student_and_one_that_moved_is_not(tmp_path: Path) -> None:
+    """Its name is the student's in every pack."""
+    (tmp_path / "elsewhere").mkdir()
+    names = [set(files_of(str(folder(tmp_path / place)))) for place in ("net", "elsewhere/net", "other")]
+    assert names[0] == names[1] and not names[0] & names[2]
+
+
+def test_weights_that_an_exported_folder_keeps_under_another_name_count(tmp_path: Path) -> None:
+    place = folder(tmp_path / "net", BERT, "model.onnx")
+    weight = numpy_helper.from_array(np.zeros(2000, np.float32), "weight")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2000]) for name in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Add", ["x", "weight"], ["y"])], "g", [x], [y], [weight])
+    onnx.save(helper.make_model(graph), place / "model.onnx", save_as_external_data=True, location="weights.bin")
+    assert files_of(str(place))["net/weights.bin"] == place / "weights.bin"
 
 
 def test_a_folder_without_weights_that_an_exporter_wrote_is_its_onnx_file(tmp_path: Path) -> None:
@@ -160,6 +197,8 @@ def test_codes_in_an_exported_folder_are_known_before_it_is_loaded(tmp_path: Pat
     graph = helper.make_graph([helper.make_node("QuantizeLinear", ["x", "scale"], ["y"])], "g", [x], [y], [scale])
     onnx.save(helper.make_model(graph), exported / "model.onnx")
     assert is_known_to_hold_codes(str(exported))
+    (exported / "model.safetensors").write_text("{}")
+    assert not is_known_to_hold_codes(str(exported))
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import transformers
 from PIL import Image
 
 from edgepack.student.huggingface.folder import ModelFolder
-from edgepack.student.huggingface.images import preprocessing_of
+from edgepack.student.huggingface.images import PROCESSOR, preprocessing_of
 from edgepack.student.huggingface.load import from_huggingface
-from tests.student.huggingface.folders import saved
+from edgepack.student.spec import StudentError
+from tests.student.huggingface.folders import rewritten, saved, transformers
 
 EXACT = {"height": 32, "width": 32}
 
@@ -61,6 +61,24 @@ def test_the_same_steps_are_found_and_make_the_same_values(tmp_path: Path, proce
 )
 def test_steps_that_cannot_be_said_are_not_made_up(tmp_path: Path, processor: Any) -> None:
     assert of(tmp_path, processor) is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"image_mean": "dark"}, {"image_std": [0, 0, 0]}, {"resample": [2]}, {"image_processor_type": "NoSuchImageProcessor"}]
+)
+def test_words_that_are_no_numbers_make_no_preprocessing(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    transformers.ViTImageProcessor(size=EXACT).save_pretrained(tmp_path)
+    rewritten(tmp_path, PROCESSOR, **wrong)
+    assert preprocessing_of(ModelFolder(tmp_path, tmp_path, {}, ()), 3) is None
+
+
+@pytest.mark.parametrize("side", ["a", -32, 32.5, 2**40])
+def test_an_image_of_no_size_is_refused(tmp_path: Path, side: object) -> None:
+    folder = saved("vit", tmp_path / "net")
+    transformers.ViTImageProcessor(size=EXACT).save_pretrained(folder)
+    rewritten(folder, PROCESSOR, size={"height": side, "width": 32})
+    with pytest.raises(StudentError, match="write whole numbers of pixels"):
+        from_huggingface(folder)
 
 
 def test_an_image_student_takes_image_files(tmp_path: Path) -> None:

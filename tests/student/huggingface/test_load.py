@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from edgepack.student.huggingface.load import from_huggingface
 from edgepack.student.load import load_student
 from edgepack.student.program import OnnxProgram
 from edgepack.student.spec import StudentError
 from edgepack.verify.metrics import sqnr_db
-from tests.student.huggingface.folders import MODELS, rewritten, saved, with_tokenizer
+from tests.student.huggingface.folders import MODELS, rewritten, saved, transformers, with_tokenizer
 
 # Of transformers in fp32 against themselves in float64: 115 to 133 dB; one wrong mask or constant shows as tens.
 FP32_DB = 110.0
@@ -90,6 +89,36 @@ def test_a_task_whose_weights_are_missing_is_refused_and_never_drawn_at_random(t
     folder = saved("bert", tmp_path / "net")
     with pytest.raises(StudentError, match=r"has no weight '(bert.pooler|classifier)\S*' of the shape that text-classification needs"):
         from_huggingface(folder, task="text-classification")
+
+
+def test_a_decoder_that_classifies_answers_at_the_end_of_a_padded_text(tmp_path: Path) -> None:
+    folder = saved("gpt2-classifier", tmp_path / "net")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    text = torch.tensor([[7, 3, 9, 21, 5]])
+    padded = np.zeros((2, 1, 16), np.int64)
+    padded[0, 0, :5], padded[1, 0, :5] = text[0], 1
+    program = from_huggingface(folder, sequence_length=16).program
+    found = program.run(dict(zip(("input_ids", "attention_mask"), padded, strict=True)))["logits"]
+    with torch.no_grad():
+        assert sqnr_db(model(input_ids=text).logits.numpy(), found) > FP32_DB
+
+
+def test_a_decoder_that_would_classify_its_padding_is_refused(tmp_path: Path) -> None:
+    folder = rewritten(saved("gpt2-classifier", tmp_path / "net"), "config.json", pad_token_id=None)
+    with pytest.raises(StudentError, match="no pad_token_id, by which GPT2ForSequenceClassification finds the end"):
+        from_huggingface(folder)
+
+
+def test_labels_that_skip_a_class_are_refused_and_not_moved_up(tmp_path: Path) -> None:
+    folder = rewritten(saved("bert-classifier", tmp_path / "net"), "config.json", id2label={"0": "calm", "2": "glad", "3": "sad"})
+    with pytest.raises(StudentError, match="id2label does not number the classes 0, 1, 2"):
+        from_huggingface(folder)
+
+
+@pytest.mark.parametrize("given", [{"exporter": "tf2onnx"}, {"lenght": 8}, {"sequence_length": "8"}, {"sequence_length": -1}])
+def test_settings_in_python_are_held_to_the_same_as_those_of_the_file(tmp_path: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(StudentError, match="from_huggingface was called with wrong settings"):
+        from_huggingface(saved("bert", tmp_path / "net"), **given)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from edgepack.verify.metrics import sqnr_db
 from tests.student.huggingface.folders import saved, with_pooling, with_tokenizer
 from tests.student.huggingface.test_load import FP32_DB, held_out
 
-pytest.importorskip("optimum.exporters.onnx")
+pytest.importorskip("optimum.exporters.onnx", reason="pip install 'edgepack[huggingface]'")
 
 
 @pytest.mark.parametrize(

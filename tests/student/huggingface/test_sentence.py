@@ -20,7 +20,9 @@ TEXTS = ("the cat sat on the mat.", "a dog ran", "mats")
     "modes", [("mean_tokens",), ("cls_token",), ("max_tokens",), ("mean_sqrt_len_tokens",), ("cls_token", "mean_tokens")]
 )
 def test_a_sentences_vector_is_sentence_transformers(tmp_path: Path, modes: tuple[str, ...], normalize: bool) -> None:
-    sentence_transformers = pytest.importorskip("sentence_transformers")
+    sentence_transformers = pytest.importorskip(
+        "sentence_transformers", reason="pip install sentence-transformers, which this is compared with"
+    )
     folder = with_pooling(with_tokenizer(saved("bert", tmp_path / "net")), *modes, normalize=normalize)
     theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode(list(TEXTS))
     program = from_huggingface(folder, sequence_length=24).program
@@ -45,6 +47,11 @@ def test_another_pooling_or_module_is_refused_and_features_can_be_asked_for(tmp_
         from_huggingface(folder)
     (folder / "modules.json").write_text((folder / "modules.json").read_text().replace("Normalize", "Dense"))
     with pytest.raises(StudentError, match="lists Transformer, Pooling, Dense"):
+        from_huggingface(folder)
+    (folder / "modules.json").write_text(
+        (folder / "modules.json").read_text().replace("sentence_transformers.models.Dense", "own.Normalize")
+    )
+    with pytest.raises(StudentError, match=r"lists Transformer, Pooling, own\.Normalize"):
         from_huggingface(folder)
     (found,) = from_huggingface(folder, task="feature-extraction").program.outputs
     assert found.name == "last_hidden_state"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import transformers
 
 from edgepack.student.huggingface.tokens import Tokens
 from edgepack.student.spec import StudentError
-from tests.student.huggingface.folders import WORDS, rewritten, saved, with_tokenizer
+from tests.student.huggingface.folders import WORDS, rewritten, saved, transformers, with_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,23 @@ def test_text_is_lowered_where_sentence_transformers_lowers_it(folder: Path) -> 
     rewritten(folder, "sentence_bert_config.json", do_lower_case=True)
     lowered = Tokens(folder, 4)("THE")["input_ids"][0, 1]
     assert (WORDS[as_written], WORDS[lowered]) == ("[UNK]", "the")
+
+
+def test_a_tokenizer_without_padding_pads_with_what_the_model_takes_for_it(folder: Path, tmp_path: Path) -> None:
+    place = rewritten(shutil.copytree(folder, tmp_path / "net"), "config.json", pad_token_id=WORDS.index("dog"))
+    (place / "special_tokens_map.json").unlink()
+    rewritten(place, "tokenizer_config.json", pad_token=None, added_tokens_decoder={})
+    assert WORDS[Tokens(place, 4)("cat")["input_ids"][0, -1]] == "dog"
+    rewritten(place, "config.json", pad_token_id=None)
+    with pytest.raises(StudentError, match="has no token to pad with"):
+        Tokens(place, 4)
+
+
+@pytest.mark.parametrize("length", ["many", -7, True])
+def test_a_length_that_is_none_is_refused(folder: Path, tmp_path: Path, length: object) -> None:
+    place = rewritten(shutil.copytree(folder, tmp_path / "net"), "sentence_bert_config.json", max_seq_length=length)
+    with pytest.raises(StudentError, match="not a whole number"):
+        Tokens(place)
 
 
 def test_a_folder_without_tokenizer_says_so(tmp_path: Path) -> None:
