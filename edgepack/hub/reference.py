@@ -80,7 +80,7 @@ def _evaluator(model: onnx.ModelProto) -> Any:
     from onnx.reference import ReferenceEvaluator
 
     own = [_grouped_conv_transpose(), _inference_batch_normalization(), _cropping_pad(), *_pools(), _global_lp_pool(), _global_max_pool()]
-    own += [_gather_elements(), _grid_sample(), _affine_grid()]
+    own += [_gather_elements(), _grid_sample(), _affine_grid(), _local_response_normalization()]
     own += [*recurrent_reference.operators(), *control_reference.operators()]
     return ReferenceEvaluator(_promote(model), new_ops=own)
 
@@ -130,6 +130,21 @@ def _cropping_pad() -> Any:
             return newest._run(self, data[tuple(kept)], np.maximum(amounts, 0).ravel(), value, axes, mode)
 
     return Pad
+
+
+def _local_response_normalization() -> Any:
+    """LRN-13 over any rank: onnx 1.23's own counts images where it should count channels, and knows rank 4 alone."""
+    from onnx.reference.op_run import OpRun
+
+    class LRN(OpRun):
+        def _run(self, x: Any, alpha: Any = 1e-4, beta: Any = 0.75, bias: Any = 1.0, size: Any = 1) -> Any:  # type: ignore[override]
+            around = [(0, 0)] * x.ndim
+            around[1] = ((size - 1) // 2, size // 2)
+            squares = np.pad(np.square(x), around)
+            sums = np.lib.stride_tricks.sliding_window_view(squares, size, axis=1).sum(axis=-1)
+            return (x / (bias + alpha / size * sums) ** beta,)
+
+    return LRN
 
 
 def _pools() -> list[Any]:

@@ -13,9 +13,10 @@ import pytest
 
 from edgepack.backends import coreml, tflite
 from edgepack.backends.artifact import WriteOptions
+from edgepack.backends.spelling import respell
 from edgepack.hub.canonical import canonicalize, run_plain
 from edgepack.hub.graph import HubError
-from edgepack.hub.passes import UNROLLED, recurrent, spelled_for
+from edgepack.hub.passes import recurrent
 from edgepack.hub.reference import Float64Run
 from edgepack.runner.litert import LiteRTSession
 from edgepack.runner.mil import MilSession
@@ -75,10 +76,10 @@ def test_core_ml_gets_its_own_operation_where_that_is_the_same(name: str, operat
 def test_a_sequence_too_long_to_write_out_is_refused_by_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recurrent, "MOST_STEPS", 3)
     with pytest.raises(HubError, match=r"LSTM 'layer' has 4 steps, more than the 3 that are written out"):
-        spelled_for(ir.from_proto(layer("LSTM")[0]), UNROLLED)
+        respell(ir.from_proto(layer("LSTM")[0]), [recurrent.UNROLLED])
 
 
 def test_an_unknown_activation_is_named() -> None:
     model, _ = layer("RNN", activations=["Swish"])
     with pytest.raises(HubError, match=r"RNN 'layer' has activation Swish"):
-        spelled_for(ir.from_proto(model), UNROLLED)
+        respell(ir.from_proto(model), [recurrent.UNROLLED])

@@ -39,6 +39,11 @@ CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], Any]] = {
         {"w": normal(6, 2, 3, 3), "k": K},
         lambda x: F.conv2d(F.pad(x, (0, 2, 1, 1)), double(normal(6, 2, 3, 3)), double(K), (2, 1), 0, (1, 2), 2),
     ),
+    "local response normalization": (
+        [node("LRN", ["x"], ["y"], size=3, alpha=0.5, beta=0.75, bias=2.0)],
+        {},
+        lambda x: F.local_response_norm(x, 3, 0.5, 0.75, 2.0),
+    ),
     "transposed convolution by groups": (
         [node("ConvTranspose", ["x", "w", "k"], ["y"], group=2, strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])],
         {"w": T, "k": K},

@@ -25,8 +25,10 @@ def export_with_optimum(model: Any, sizes: Mapping[str, tuple[int, ...]], task: 
     Raises:
         StudentError: optimum-onnx is not installed, does not know the architecture or the task, or wants other inputs or outputs.
     """
+    import onnx
     import onnx_ir as ir
 
+    from edgepack.hub.opsets import at_opset
     from edgepack.hub.pin import pinned
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -38,7 +40,7 @@ def export_with_optimum(model: Any, sizes: Mapping[str, tuple[int, ...]], task: 
         except Exception as error:
             raise StudentError(f"optimum cannot export the model ({one_line(error)})", _INSTEAD) from error
         _refuse_other_ends(given, answered, list(sizes), [name for name, _ in task.outputs])
-        exported = _embedded(ir.load(path))
+        exported = _embedded(ir.from_proto(at_opset(onnx.load(path))))
     graph = exported.graph
     _reorder(graph.inputs, list(sizes))
     _reorder(graph.outputs, [name for name, _ in task.outputs])
