@@ -137,12 +137,12 @@ def _local_response_normalization() -> Any:
     from onnx.reference.op_run import OpRun
 
     class LRN(OpRun):
-        def _run(self, x: Any, alpha: Any = 1e-4, beta: Any = 0.75, bias: Any = 1.0, size: Any = 1) -> Any:  # type: ignore[override]
+        def _run(self, x: Any, alpha: Any = 1e-4, beta: Any = 0.75, bias: Any = 1.0, size: Any = 1) -> Any:
             around = [(0, 0)] * x.ndim
             around[1] = ((size - 1) // 2, size // 2)
             squares = np.pad(np.square(x), around)
             sums = np.lib.stride_tricks.sliding_window_view(squares, size, axis=1).sum(axis=-1)
-            return (x / (bias + alpha / size * sums) ** beta,)
+            return (x / (float(bias) + float(alpha) / size * sums) ** float(beta),)
 
     return LRN
 
