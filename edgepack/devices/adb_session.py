@@ -202,6 +202,10 @@ def _let_go(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+# The C library of TensorFlow Lite that an app of 2.14 ships is opened as LiteRT's is, and runs what was made for it.
+_KINDS = {"tflite_runtime": "litert"}
+
+
 class AdbSession(Session):
     """An open session on a phone: what ``edgepack.devices.session.Session`` is where there is a Python.
 
@@ -220,7 +224,7 @@ class AdbSession(Session):
         """Run the C runner there.
 
         Args:
-            runner: "ort" or "litert", as the artifact needs; the runtime of the session must be one.
+            runner: "ort", "litert" or "tflite_runtime", as the artifact needs; the runtime of the session must be one.
             request: what is asked; its artifacts and files are filled in here.
             artifacts: label -> file on this machine; sent once a session.
             feed: stacked inputs in the artifact's terms.
@@ -228,13 +232,14 @@ class AdbSession(Session):
         Raises:
             InputError: the runtime is another. RunnerError: the runner failed. TransportError: the connection did.
         """
-        if runner != self._programs.kind:
+        kind = _KINDS.get(runner, runner)
+        if kind != self._programs.kind:
             raise InputError(
-                f"the runtime on {self._phone.address} runs no {runner} artifacts",
-                f"name one of {runner} with --runtime, or other artifacts",
+                f"the runtime on {self._phone.address} runs no {kind} artifacts",
+                f"name one of {kind} with --runtime, or other artifacts",
             )
         try:
-            return self._run(runner, request, artifacts, feed, limits)
+            return self._run(kind, request, artifacts, feed, limits)
         except (TransportError, RunnerError) as error:
             self._refuse_gone(error)
             raise

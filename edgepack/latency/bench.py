@@ -34,7 +34,7 @@ from edgepack.text import cleaned
 # What a device gets when nobody says which target: a phone by adb, a Mac what is made for iPhones, else a Raspberry Pi.
 _PLATFORMS = {"adb": "android"}
 _BOARD_PLATFORM, _MAC_PLATFORM = "raspberry-pi", "ios"
-_BOARD_RUNNERS = ("ort", "litert")
+_BOARD_RUNNERS = ("ort", "litert", "tflite_runtime")
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,14 @@ WORST_ERROR = float(np.finfo(np.float32).max)
 # 10 log10(E m^2 / var) = 10 log10((7/3) / (2^-48 / 3)) = 153 dB. A run that equals float64 exactly is not asked for more than that.
 FLOAT32_ROUNDING_DB = 153.0
 
-# What any fp32 runtime may cost: it adds products in an order of its own, and the rounding errors of K partial sums add up as a random
-# walk (Higham & Mary 2019, "A New Approach to Probabilistic Rounding Error Analysis"), 10 log10 K dB. With K = 512, a 3x3 convolution
-# over 57 channels, 153 - 27 = 126 dB a layer; of ten such layers, one behind the other, each adds its own, 10 log10 10 = 10 dB: 116 dB.
-# A run that was luckier than that, by few terms or a kind order, sets no floor for other orders.
-SUMMATION_DB = 116.0
+# What any fp32 runtime may cost in a layer: it adds products in an order of its own, and the rounding errors of K partial sums add up as a
+# random walk (Higham & Mary 2019, "A New Approach to Probabilistic Rounding Error Analysis"), 10 log10 K dB. With K = 512, a 3x3
+# convolution over 57 channels, 153 - 27 = 126 dB.
+SUMMATION_DB = 126.0
+
+# And in a network: of ten such layers, one behind the other, each adds its own, 10 log10 10 = 10 dB. A run that was luckier than that, by
+# few terms or a kind order, sets no floor for other orders.
+NETWORK_DB = SUMMATION_DB - 10.0
 
 
 # Further from its own float64 run no fp32 network is (FACTS: 65 dB and more): the reference itself is wrong, or the student is a coin toss.
@@ -267,7 +270,7 @@ def _half(budget: ParityBudget, student_db: float) -> _Allowance:
 
 def _fp32_noise_db(budget: ParityBudget, student_db: float) -> float:
     """What an fp32 artifact of this student would be allowed."""
-    return min(student_db, SUMMATION_DB) - budget.fp32_below_student_db
+    return min(student_db, NETWORK_DB) - budget.fp32_below_student_db
 
 
 _SIMULATED: dict[str, Callable[[ParityBudget, float], _Allowance]] = {
@@ -305,9 +308,9 @@ def _expected(hub_db: float, allowance: _Allowance) -> tuple[float, float, str]:
 
 def _below(measured: float, allowed: float, what: str) -> tuple[float, str]:
     """``allowed`` dB under what ``what`` reaches, and the words for it."""
-    if measured > SUMMATION_DB:
+    if measured > NETWORK_DB:
         reached = "exact" if measured > FLOAT32_ROUNDING_DB else f"{measured:.1f} dB"
-        return SUMMATION_DB - allowed, f"{what} {reached}, taken as {SUMMATION_DB:.0f} dB of fp32 summation - {allowed:g} dB"
+        return NETWORK_DB - allowed, f"{what} {reached}, taken as {NETWORK_DB:.0f} dB of fp32 summation - {allowed:g} dB"
     return max(measured - allowed, WORST_DB), f"{what} {max(measured, WORST_DB):.1f} dB - {allowed:g} dB"
 
 

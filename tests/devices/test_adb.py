@@ -69,11 +69,12 @@ def here(runner: str, artifact: Path, feed: Arrays, folder: Path) -> Arrays:
     return load_arrays(folder / "out.npz")
 
 
-def test_a_float_network_answers_as_it_does_here(session: AdbSession, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runner", ["litert", "tflite_runtime"])
+def test_a_float_network_answers_as_it_does_here(runner: str, session: AdbSession, tmp_path: Path) -> None:
     artifact, _, feed = convolution(tmp_path)
     heard: list[tuple[str, int, int]] = []
     session._progress = lambda *told: heard.append(told)
-    outcome = session.run("litert", RUN, {"a": artifact}, feed, LIMITS)
+    outcome = session.run(runner, RUN, {"a": artifact}, feed, LIMITS)
     expected = here("litert", artifact, feed, tmp_path)
     assert outcome.response.ok and outcome.response.count == 4 and outcome.response.machine == "aarch64"
     assert outcome.response.session["fully_delegated"] and outcome.ending.code == 0 and outcome.ending.peak_bytes > 0

@@ -123,10 +123,10 @@ def test_core_ml_that_cannot_be_loaded_is_a_failure_in_its_own_words(mac: Mac, p
 def test_a_mac_that_is_throttled_or_saves_power_gives_invalid_times(mac: Mac, server: Server, pack: Path) -> None:
     mac.feel(server, THROTTLED)
     (hot,) = on_mac(pack, "all").measurements
-    assert hot.latency and "CPU_Speed_Limit = 62" in hot.latency.invalid[0]
+    assert hot.latency and any("CPU_Speed_Limit = 62" in reason for reason in hot.latency.invalid)
     mac.feel(server, low_power=True)
     (saving,) = on_mac(pack, "all").measurements
-    assert saving.latency and "battery saver" in saving.latency.invalid[0]
+    assert saving.latency and any("battery saver" in reason for reason in saving.latency.invalid)
 
 
 def test_a_mac_without_coremltools_is_told_the_command_that_installs_it(mac: Mac, pack: Path) -> None:

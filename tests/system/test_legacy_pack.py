@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -76,6 +77,10 @@ def test_the_digits_student_passes_and_answers_as_in_litert(schemes: tuple[str, 
     folder = built(tmp_path, f"{DIGITS / 'student.py'}:student", "digits.toml", *schemes)
     assert {artifact.scheme for artifact in load_pack(folder).artifacts} == set(schemes)
     demand_equal(folder)
+    timed = edgepack("bench", folder, "--device", "local", "--profile", "smoke", "-s", "fp32", "--json", "--no-save", cwd=tmp_path)
+    assert timed.returncode == 0, timed.stderr
+    (measured,) = json.loads(timed.stdout)["measurements"]
+    assert measured["scheme"] == "fp32" and measured["latency"]["samples"] > 0 and not measured["failures"]
 
 
 @pytest.mark.slow

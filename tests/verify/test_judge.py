@@ -12,6 +12,7 @@ from edgepack.quantize.scheme import Scheme
 from edgepack.verify.judge import (
     FLOAT32_ROUNDING_DB,
     HALF_PRECISION_DB,
+    NETWORK_DB,
     OWN_CODES_DB,
     SUMMATION_DB,
     ParityBudget,
@@ -145,8 +146,8 @@ def test_fp32_floor_is_the_students_own_error_less_the_budget(decibels: float, p
 def test_a_student_luckier_than_fp32_summation_sets_no_floor_for_other_orders_of_summation(student_db: float, words: str) -> None:
     runs = Runs({"logits": REFERENCE}, {"logits": REFERENCE}) if student_db == float("inf") else _runs(student_db=student_db)
     assert _failures(FP32, REFERENCE, runs) == ()
-    assert _failures(FP32, _at(SUMMATION_DB - 5.9), runs) == ()
-    (line,) = _failures(FP32, _at(SUMMATION_DB - 6.1), runs)
+    assert _failures(FP32, _at(NETWORK_DB - 5.9), runs) == ()
+    (line,) = _failures(FP32, _at(NETWORK_DB - 6.1), runs)
     assert f"student's own fp32 {words}, taken as 116 dB of fp32 summation - 6 dB" in line
 
 
@@ -165,7 +166,7 @@ def test_ten_layers_of_512_terms_in_another_order_stay_within_what_the_floor_all
         weights = (random.standard_normal((512, 512)) / np.sqrt(512)).astype(np.float32)
         exact = exact @ weights.astype(np.float64)
         lucky = np.add.accumulate(lucky[:, :, None] * weights, axis=1, dtype=np.float32)[:, -1]
-    assert SUMMATION_DB - 6 < sqnr_db(exact, lucky) < FLOAT32_ROUNDING_DB - 20
+    assert NETWORK_DB - 6 < sqnr_db(exact, lucky) < FLOAT32_ROUNDING_DB - 20
 
 
 def test_float32_storage_of_an_exact_result_costs_153_decibels() -> None:
