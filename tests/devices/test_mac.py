@@ -105,6 +105,7 @@ def test_wrong_outputs_of_one_unit_fail_and_are_not_timed(mac: Mac, pack: Path, 
     assert failed and all("on cpu_and_ne" in check.words for check in failed)
 
 
+@pytest.mark.slow
 def test_a_unit_on_which_prediction_fails_is_reported_and_the_others_are_measured(mac: Mac, pack: Path) -> None:
     mac.behave(fails_on="cpu_and_gpu")
     result = on_mac(pack, "cpu_and_gpu", "cpu_only")
@@ -120,6 +121,7 @@ def test_core_ml_that_cannot_be_loaded_is_a_failure_in_its_own_words(mac: Mac, p
         on_mac(pack, "all")
 
 
+@pytest.mark.slow
 def test_a_mac_that_is_throttled_or_saves_power_gives_invalid_times(mac: Mac, server: Server, pack: Path) -> None:
     mac.feel(server, THROTTLED)
     (hot,) = on_mac(pack, "all").measurements
@@ -156,6 +158,7 @@ def test_linux_at_the_other_end_runs_no_core_ml_and_a_mac_nothing_else(server: S
         bench(pack, "ssh://device", targets=("ios",), profile="smoke")
 
 
+@pytest.mark.slow
 def test_the_python_of_a_mac_can_be_named_and_is_remembered_by_setup(mac: Mac, server: Server, pack: Path) -> None:
     mac.move_in(server, "venv-python")
     server.program("python3", "echo 'xcode-select: note: No developer tools were found' >&2; exit 1")
@@ -180,6 +183,7 @@ def test_a_python_that_is_not_there_or_no_path_is_refused_in_a_line(mac: Mac, pa
         bench(pack, "ssh://device", units=("ane",))
 
 
+@pytest.mark.slow
 def test_the_table_and_json_name_the_unit(mac: Mac, pack: Path, tmp_path: Path) -> None:
     options = ("--device", "ssh://device", "-s", "fp32", "--profile", "smoke", "--compute-unit", "cpu_only")
     shown = edgepack("bench", pack, *options, cwd=tmp_path)

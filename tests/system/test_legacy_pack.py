@@ -72,7 +72,8 @@ def demand_equal(folder: Path) -> None:
             assert abs(ours - theirs) <= 1.5 and apart >= min(ours, theirs), (artifact.scheme, name, ours, theirs, apart)
 
 
-@pytest.mark.parametrize("schemes", [("fp32", "w8a8"), pytest.param(SCHEMES, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("schemes", [("fp32", "w8a8"), SCHEMES])
 def test_the_digits_student_passes_and_answers_as_in_litert(schemes: tuple[str, ...], tmp_path: Path) -> None:
     folder = built(tmp_path, f"{DIGITS / 'student.py'}:student", "digits.toml", *schemes)
     assert {artifact.scheme for artifact in load_pack(folder).artifacts} == set(schemes)

@@ -133,6 +133,7 @@ def student() -> Student:
         example,
         inputs=["token", "position", "keys", "values"],
         outputs=[TensorSpec("logits", layout="NC"), "new_keys", "new_values"],
+        state={"keys": "new_keys", "values": "new_values"},
         name="smollm2-135m",
         licence="Apache-2.0",
     )
