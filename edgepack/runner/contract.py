@@ -347,10 +347,11 @@ def _query(query: Query, count: int = 1) -> int:
 
 
 def _sample_count(samples: Arrays) -> int:
+    """How many there are; an artifact without inputs has one answer."""
     counts = {len(array) for array in samples.values()}
-    if len(counts) != 1:
+    if len(counts) > 1:
         raise ValueError(f"inputs hold different numbers of samples: {sorted(counts)}")
-    return counts.pop()
+    return counts.pop() if counts else 1
 
 
 # Ten lines a run at most: progress is for people, and each line costs a write on a slow link.

@@ -234,6 +234,13 @@ def test_a_bool_that_is_padded_is_refused(tmp_path: Path) -> None:
     assert found.node == "pad" and "of bool, which TensorFlow Lite 2.14 does not have" in found.cause
 
 
+def test_a_slice_of_six_axes_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    held = {"starts": np.asarray([1]), "ends": np.asarray([3]), "axes": np.asarray([2])}
+    hub = Hub([node("Slice", "x starts ends axes", "y", "cut")], {"x": _normal(1, 2, 4, 1, 2, 3)}, held)
+    (found,) = tflite.obstacles(hub.save(tmp_path / "hub.onnx"), RUNTIME)
+    assert found.node == "cut" and "SLICE of 6 axes, and TensorFlow Lite 2.14 takes up to 5" in found.cause
+
+
 def test_a_reshaped_tensor_that_is_read_again_is_not_written_over(tmp_path: Path) -> None:
     """Its planner lets the difference take the place of the image that the product still needs."""
     nodes = [

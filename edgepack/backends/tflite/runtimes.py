@@ -27,6 +27,7 @@ class OldRuntime:
         lacks: (operator, type of its input) of kernels that were added later without a new version.
         finite: operators that are not infinite over nothing, as they should be.
         same_must_not_skip: whether padding SAME gives zeros where windows are further apart than they are large.
+        ranks: the most axes that kernels take which would take more today.
         broadcasts: operators whose kernels broadcast up to that rank only, and end the process beyond it.
     """
 
@@ -38,6 +39,7 @@ class OldRuntime:
     lacks: frozenset[tuple[str, str]]
     finite: frozenset[str]
     same_must_not_skip: bool
+    ranks: Mapping[str, int]
     broadcasts: Mapping[str, int]
 
     def needs_equal_shapes(self, operator: str, rank: int) -> bool:
@@ -59,6 +61,8 @@ class OldRuntime:
         source = call.inputs[0]
         if source is not None and (call.operator, source.dtype) in self.lacks:
             return f"it is {call.operator} of {source.dtype}, which {self.title} does not have"
+        if source is not None and len(source.shape) > self.ranks.get(call.operator, len(source.shape)):
+            return f"it is {call.operator} of {len(source.shape)} axes, and {self.title} takes up to {self.ranks[call.operator]}"
         if call.operator in self.finite and source is not None and 0 in source.shape:
             return f"it is {call.operator} of nothing, which {self.title} takes for the largest finite number"
         return ""
@@ -129,6 +133,8 @@ _2_14 = OldRuntime(
     lacks=frozenset({("PAD", "bool"), ("PADV2", "bool")}),
     finite=frozenset({"REDUCE_MAX", "REDUCE_MIN"}),
     same_must_not_skip=True,
+    # "only supports 1D-5D input arrays": slice.cc, strided_slice.cc and pad.cc of tensorflow/lite/kernels at v2.14.0.
+    ranks=dict.fromkeys(("SLICE", "STRIDED_SLICE", "PAD", "PADV2"), 5),
     broadcasts={
         **dict.fromkeys(("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "LOGICAL_AND", "LOGICAL_OR"), 4),
         **dict.fromkeys(("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "POW", "FLOOR_MOD"), 4),
