@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepack.backends.artifact import Binding
+from edgepack.backends.coreml.angles import in_float32
 from edgepack.backends.coreml.emitter import Emitter, HeldEncoding, Var
 from edgepack.backends.coreml.operations import MAX_RANK, Hub
 from edgepack.backends.coreml.table import TABLE
@@ -82,6 +83,7 @@ def build(hub: Hub, dtype: str, ios: int) -> Built:
 
     Builder.name_count.clear()
     emit = Emitter(dtype, ios)
+    wide = _Wide(hub, emit)
     inputs = tuple(_binding(operand, emit) for operand in hub.inputs)
     outputs = tuple(_binding(operand, emit) for operand in hub.outputs)
     real = {"float32": types.fp32, "int32": types.int32}
@@ -90,14 +92,38 @@ def build(hub: Hub, dtype: str, ios: int) -> Built:
     with Function(placeholders, opset_version=getattr(ct.target, f"iOS{ios}")) as function:
         for held, operand in zip(inputs, hub.inputs, strict=True):
             emit.values[operand.name] = _computed(function.inputs[held.name], held, emit)
+            wide.emit.values[operand.name] = function.inputs[held.name]
         direct = {held.hub_name: held.name for held in outputs if held.dtype != "float32" or dtype == "float32"}
         for operation in hub.operations:
-            _lower(operation, emit, direct)
+            if operation.outputs[0].name in wide.names:
+                wide.lower(operation, emit)
+            else:
+                _lower(operation, emit, direct)
         function.set_outputs([_feature(operand, held, emit) for operand, held in zip(hub.outputs, outputs, strict=True)])
     program.add_function("main", function)
     computed = {held.name for operation in hub.operations if not _is_constant(operation) for held in operation.outputs}
     values = {name: value for name, value in emit.values.items() if name in computed}
     return Built(program, inputs, outputs, tuple(emit.encodings), tuple(emit.notes), values)
+
+
+class _Wide:
+    """The part of an fp16 program that is computed in float32 (edgepack.backends.coreml.angles); none of a float32 program."""
+
+    def __init__(self, hub: Hub, emit: Emitter) -> None:
+        self.names = in_float32(hub) if emit.dtype == "float16" else frozenset[str]()
+        self.emit = Emitter("float32", emit.ios, emit.names, {}, emit.encodings, emit.notes)
+        others = [held for operation in hub.operations if operation.outputs[0].name not in self.names for held in operation.inputs]
+        self._read = {held.name for held in (*others, *hub.outputs) if held is not None}
+
+    def lower(self, operation: Operation, emit: Emitter) -> None:
+        """Emit one operation in float32, and its value in fp16 where anything else reads it."""
+        for held in operation.inputs:
+            if held is not None and held.constant is None and held.name not in self.emit.values:
+                self.emit.values[held.name] = emit.values[held.name]
+        _lower(operation, self.emit, {})
+        name = operation.outputs[0].name
+        if name in self._read:
+            emit.values[name] = emit("cast", x=self.emit.values[name], dtype="fp16", name=emit.unique(f"{name}_fp16"))
 
 
 def _release_of(operation: Operation) -> int:
