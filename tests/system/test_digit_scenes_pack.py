@@ -21,6 +21,10 @@ TARGETS = ("raspberry-pi-5", "android", "ios")
 OPERATORS = {"Conv", "HardSwish", "Clip", "GlobalAveragePool", "HardSigmoid", "Mul", "Add", "Resize", "Concat", "ConvTranspose"}
 
 
+# The scenes student takes a minute of a processor: digits goes the same way in the default run.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pack of the committed student, untimed."""
