@@ -44,7 +44,6 @@ conformance: $(VENV)/.dev
 legacy: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.conformance.node_suite --format tflite@2.14 --jobs $(JOBS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --graphs 2000 --seed $(SEED) --jobs $(JOBS) --format tflite@2.14
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --graphs 500 --seed $(SEED) --jobs $(JOBS) --scheme w8a8 --format tflite@2.14
 
 # Apple's operator tests, from the coremltools wheel, on the MIL interpreter.
 conformance-mil: $(VENV)/.dev

@@ -84,7 +84,7 @@ def obstacles(model: Path, runtime: str = "") -> list[Obstacle]:
 
 def _too_new(program: Program, makers: Mapping[Tensor, Operation], options: WriteOptions) -> list[Obstacle]:
     """The calls that the runtime of ``options`` lacks or computes wrongly, by the operations they come from."""
-    old, hint = old_runtime(options.runtime), "use another scheme or operator, or leave this target out"
+    old, hint = old_runtime(options.runtime), "use another scheme (w8 computes in float) or operator, or leave this target out"
     if old is None:
         return []
     found = [(makers[call.outputs[0]], cause) for call in program.calls if (cause := old.refusal(call))]
@@ -174,8 +174,9 @@ def _end_layout(operand: Operand, layouts: dict[str, str]) -> Layout:
 
 
 def _lower(operation: Operation, emit: Emitter) -> None:
-    is_coarse = emit.runtime is not None and is_integer(operation) and emit.runtime.in_float(operation)
-    results = _in_float(operation, emit) if is_coarse or computes_in_float(operation) else _results(_expanded(operation, emit), emit)
+    if emit.runtime is not None and operation.op_type not in emit.runtime.ranges:
+        operation = replace(operation, dynamic=False)
+    results = _in_float(operation, emit) if computes_in_float(operation) else _results(_expanded(operation, emit), emit)
     for operand, view in zip(operation.outputs, results, strict=True):
         emit.bind(operand.name, view)
 

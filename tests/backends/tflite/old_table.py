@@ -35,7 +35,7 @@ def rows() -> Iterator[str]:
     for name in emitted():
         notes = []
         if name in old.coarse:
-            notes.append("int8 is computed in float")
+            notes.append("int8 refused")
         if name in old.broadcasts:
             notes.append(f"operands of more than {old.broadcasts[name]} axes are spread by BROADCAST_TO")
         notes += [f"{dtype} refused" for operator, dtype in sorted(old.lacks) if operator == name]
