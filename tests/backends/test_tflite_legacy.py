@@ -125,18 +125,6 @@ def test_products_on_codes_are_refused(tmp_path: Path) -> None:
         assert coarse_calls(quantized, tmp_path), name
 
 
-def test_a_convolution_that_should_range_its_input_computes_with_real_weights(tmp_path: Path) -> None:
-    """LiteRT's kernel and 2.14's choose other codes for the same image; only products of a row agree."""
-    held = {"q": RNG.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8), "s": np.full(4, 0.01, np.float32), "z": np.zeros(4, np.int8)}
-    nodes = [helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], "dq", axis=0), dynamic(node("Conv", "x w"))]
-    hub = Hub(nodes, {"x": _normal(1, 3, 8, 8)}, held)
-    options = msgspec.structs.replace(images(hub), scheme="w8d8")
-    tflite.write(hub.save(tmp_path / "hub.onnx"), tmp_path, options)
-    assert "DEQUANTIZE" in operators(tmp_path)
-    tflite.write(tmp_path / "hub.onnx", tmp_path, msgspec.structs.replace(options, runtime=""))
-    assert "DEQUANTIZE" not in operators(tmp_path)
-
-
 def _sample(hubs: dict[str, Hub]) -> Iterable[str]:
     """The first two cases of each operator."""
     seen: Counter[str] = Counter()
@@ -166,26 +154,26 @@ def test_every_float_case_gives_what_litert_gives(name: str, tmp_path: Path) -> 
     equals_litert(name, tmp_path)
 
 
-def dynamic_product(rows: int, depth: int, channels: int) -> Hub:
-    """x @ w on weight codes of very different scales, ranged at run time."""
-    weight = RNG.standard_normal((depth, channels)) * np.exp(2 * RNG.standard_normal(channels))
-    scale = (np.abs(weight).max(axis=0) / 127).astype(np.float32)
-    held = {"q": np.rint(weight / scale).astype(np.int8), "s": scale, "z": np.zeros(channels, np.int8)}
-    nodes = [helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], "dq", axis=1), dynamic(node("MatMul", "x w"))]
-    return Hub(nodes, {"x": RNG.standard_normal((rows, depth)).astype(np.float32)}, held)
+def ranged(operator: str, shape: tuple[int, ...], x: tuple[int, ...]) -> Hub:
+    """A product of weight codes with an input that is ranged at run time (w8d8); output channels lie along the last axis of a matrix."""
+    axis = 0 if operator == "Conv" else 1
+    count = shape[axis]
+    held = {"q": RNG.integers(-127, 128, shape).astype(np.int8), "s": np.full(count, 0.01, np.float32), "z": np.zeros(count, np.int8)}
+    nodes = [helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], "dq", axis=axis), dynamic(node(operator, "x w", "y", "product"))]
+    return Hub(nodes, {"x": _normal(*x)}, held)
 
 
-@pytest.mark.parametrize("rows", [1, 5])
-def test_a_dynamic_product_with_a_scale_for_each_channel_is_a_convolution_that_it_has(rows: int, tmp_path: Path) -> None:
-    hub = dynamic_product(rows, 64, 24)
-    description = tflite.write(hub.save(tmp_path / "hub.onnx"), tmp_path, WriteOptions("w8d8", runtime=RUNTIME))
-    assert "FULLY_CONNECTED" not in operators(tmp_path) and "CONV_2D" in operators(tmp_path)
-    held, x = hub.initializers, hub.feed["x"].astype(np.float64)
-    weight = held["q"].astype(np.float64) * held["s"]
-    # A row is ranged over 255 or 254 steps of its span or of twice its largest: half a step of each of its numbers, times the weights.
-    step = 2 * np.abs(x).max(axis=1, keepdims=True) / 254
-    allowed = step / 2 * np.abs(weight).sum(axis=0) + 1e-5 * np.abs(x @ weight).max()
-    assert (np.abs(run_old(description, tmp_path, hub.feed)["y"] - x @ weight) <= allowed).all()
+RANGED = {"Conv": ranged("Conv", (4, 3, 3, 3), (1, 3, 8, 8)), "MatMul": ranged("MatMul", (64, 24), (5, 64))}
+
+
+@pytest.mark.parametrize("operator", RANGED)
+def test_a_product_that_ranges_its_input_is_refused(operator: str, tmp_path: Path) -> None:
+    """A convolution's kernel chooses other codes than LiteRT's; of FULLY_CONNECTED, it has none with a scale for each row of weights."""
+    hub, said = RANGED[operator], {"Conv": "CONV_2D in int8", "MatMul": "FULLY_CONNECTED version 12"}[operator]
+    options = msgspec.structs.replace(images(hub), scheme="w8d8")
+    with pytest.raises(BackendError, match=f"{operator} 'product': it becomes {said}, "):
+        tflite.write(hub.save(tmp_path / "hub.onnx"), tmp_path, options)
+    tflite.write(tmp_path / "hub.onnx", tmp_path, msgspec.structs.replace(options, runtime=""))
 
 
 def test_the_page_shows_the_table_as_it_is() -> None:
@@ -216,7 +204,7 @@ def test_a_transpose_of_seven_axes_is_refused_with_its_name_the_versions_and_a_h
 
 
 def test_a_runtime_of_which_nothing_is_known_is_refused(tmp_path: Path) -> None:
-    model = dynamic_product(1, 2, 2).save(tmp_path / "hub.onnx")
+    model = RANGED["MatMul"].save(tmp_path / "hub.onnx")
     with pytest.raises(BackendError, match=r"nothing is known of a runtime '1\.0' -> next: use 2\.14"):
         tflite.write(model, tmp_path, WriteOptions("w8d8", runtime="1.0"))
 

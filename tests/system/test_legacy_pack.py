@@ -10,7 +10,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgepack.arrays import load_arrays
 from edgepack.calibration.readers import Samples
 from edgepack.converter.step import Limits
 from edgepack.devices.tflite_runtime import VERSIONS
@@ -22,7 +21,7 @@ from tests.old_runtime import demanded
 from tests.system.program import DIGITS, ROOT, edgepack, failure
 
 TARGET = "android-legacy"
-SCHEMES = ("fp32", "fp16", "w8", "w8d8")
+SCHEMES = ("fp32", "fp16", "w8")
 LIMITS = Limits(300.0, 4 * 2**30)
 
 
@@ -50,32 +49,23 @@ def in_litert(artifact: ArtifactRecord) -> ArtifactRecord:
 def demand_equal(folder: Path) -> None:
     """Both runtimes on the golden samples.
 
-    Real schemes: what float32 rounding leaves of two networks of tens of layers, 100 dB (FACTS: torch against onnxruntime 112 dB).
-    Where products range their inputs: what two runtimes of one quantized network keep (FACTS): 36 dB, and 0.3 dB to the student.
+    What float32 rounding leaves of two networks of tens of layers, 100 dB (FACTS: torch against onnxruntime 112 dB).
     """
     pack = load_pack(folder)
     golden = Samples.open(folder / pack.golden_inputs.path).arrays
-    student = load_arrays(folder / pack.golden_reference.path)
     for artifact in pack.artifacts:
         # What a scheme costs a student is the same everywhere, and is no matter of this runtime.
         assert all("points below the student's" in failure for failure in artifact.failures), artifact.failures
         assert (artifact.runner, artifact.runtime) == ("tflite_runtime", f"tflite-runtime {VERSIONS['tflite-runtime']}")
         then, now = (infer(folder, held, golden, LIMITS)[0] for held in (artifact, in_litert(artifact)))
         for name, array in now.items():
-            apart = sqnr_db(array, then[name])
-            if artifact.scheme != "w8d8":
-                assert apart >= 100, (artifact.scheme, name)
-                continue
-            ours, theirs = (sqnr_db(student[name], held) for held in (then[name], array))
-            print(f"{artifact.scheme} {name}: {ours:.2f} dB from the student, LiteRT {theirs:.2f} dB, {apart:.2f} dB apart")
-            assert abs(ours - theirs) <= 0.3 and apart >= 36, (artifact.scheme, name, ours, theirs, apart)
+            assert sqnr_db(array, then[name]) >= 100, (artifact.scheme, name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schemes", [("fp32", "w8"), SCHEMES])
-def test_the_digits_student_passes_and_answers_as_in_litert(schemes: tuple[str, ...], tmp_path: Path) -> None:
-    folder = built(tmp_path, f"{DIGITS / 'student.py'}:student", "digits.toml", *schemes)
-    assert {artifact.scheme for artifact in load_pack(folder).artifacts} == set(schemes)
+def test_the_digits_student_passes_and_answers_as_in_litert(tmp_path: Path) -> None:
+    folder = built(tmp_path, f"{DIGITS / 'student.py'}:student", "digits.toml", *SCHEMES)
+    assert {artifact.scheme for artifact in load_pack(folder).artifacts} == set(SCHEMES)
     demand_equal(folder)
     timed = edgepack("bench", folder, "--device", "local", "--profile", "smoke", "-s", "fp32", "--json", "--no-save", cwd=tmp_path)
     assert timed.returncode == 0, timed.stderr

@@ -174,8 +174,6 @@ def _end_layout(operand: Operand, layouts: dict[str, str]) -> Layout:
 
 
 def _lower(operation: Operation, emit: Emitter) -> None:
-    if emit.runtime is not None and operation.op_type not in emit.runtime.ranges:
-        operation = replace(operation, dynamic=False)
     results = _in_float(operation, emit) if computes_in_float(operation) else _results(_expanded(operation, emit), emit)
     for operand, view in zip(operation.outputs, results, strict=True):
         emit.bind(operand.name, view)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -108,11 +107,7 @@ def _scaled(operand: Operand | None, factor: float) -> Operand | None:
 
 
 def fully_connected(operation: Operation, emit: Emitter, x: View, bias: View) -> View:
-    """``x`` times a constant matrix; the last stored axis must be the one that is summed.
-
-    A runtime whose kernel takes no scale for each row of the weights beside real activations gets a pointwise convolution of images of
-    one pixel, a row an image, whose kernel does; both range the activations of a row together.
-    """
+    """``x`` times a constant matrix; the last stored axis must be the one that is summed."""
     result = operation.outputs[0]
     if not x.layout.merged and x.layout.order[-1] != len(x.shape) - 1:
         x = emit.plain(x)
@@ -123,20 +118,7 @@ def fully_connected(operation: Operation, emit: Emitter, x: View, bias: View) ->
     if not is_integer(operation) and weight.encoding is not None:
         options["asymmetricQuantizeInputs"] = True
     output = emit.output(result, layout, operation.activation)
-    if "asymmetricQuantizeInputs" in options and emit.runtime is not None and not emit.runtime.has("FULLY_CONNECTED", 12):
-        return _convolved(operation, emit, [x, weight, bias], output)
     return emit.run("FULLY_CONNECTED", [x, weight, bias], output, Options("FullyConnectedOptions", options))
-
-
-def _convolved(operation: Operation, emit: Emitter, inputs: Sequence[View], output: View) -> View:
-    x, weight, bias = inputs
-    count, depth = weight.stored
-    rows = int(np.prod(x.stored, dtype=np.int64)) // depth
-    pixels, filters = (emit.reread(view, Layout.plain((size, 1, 1, depth))) for view, size in ((x, rows), (weight, count)))
-    geometry = dict.fromkeys(("strideH", "strideW", "dilationHFactor", "dilationWFactor"), 1)
-    fields = {"padding": "VALID", "fusedActivationFunction": ACTIVATIONS[operation.activation], **geometry}
-    made = emit.like(output, Layout.plain((rows, 1, 1, count)), "pixels")
-    return emit.reread(emit.run("CONV_2D", [pixels, filters, bias], made, Options("Conv2DOptions", fields)), output.layout)
 
 
 def _weights(operation: Operation, emit: Emitter, x: View) -> View:
