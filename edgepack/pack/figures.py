@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor, isfinite, isnan, log10
 
-# A figure at 390 px has room for four labels of five characters.
-_TICKS = 4
+# A figure at 390 px has room for four labels of five characters, and for so many letters at most.
+_TICKS, _LETTERS = 4, 32
 # What float64 can tell apart on an axis with room to spare, and beyond which no figure is a measurement.
 _NARROWEST, _LARGEST = 1e-10, 1e15
 # What a track has room for at 2 pixels a bar or a stretch.
@@ -140,7 +140,10 @@ def _with_ticks(low: float, high: float, step: float, words: Callable[[float], s
     bare = Axis(low, high, ())
     first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
     values = [index * step for index in range(first, last + 1)]
-    return Axis(low, high, tuple(Tick(bare.at(value), words(value)) for value in values))
+    labels = [words(value) for value in values]
+    # Where there are more, every second tick keeps its line and loses its words.
+    every = ceil(sum(len(label) + 1 for label in labels) / _LETTERS)
+    return Axis(low, high, tuple(Tick(bare.at(value), labels[n] if n % every == 0 else "") for n, value in enumerate(values)))
 
 
 def _round_step(least: float) -> float:

@@ -409,6 +409,11 @@ def test_points_have_a_true_minus_and_no_negative_zero() -> None:
     assert (points_words(-0.004), points_words(-0.0001), points_words(0.014)) == ("−0.4", "0.0", "1.4")
 
 
+def test_ticks_whose_labels_would_touch_keep_their_lines_and_lose_every_second_label() -> None:
+    labels = [tick.label for tick in axis([0.9661, 0.986], lambda value: f"{100 * value:.1f} %").ticks]
+    assert len(labels) == 6 and labels[1::2] == ["", "", ""] and all(labels[::2])
+
+
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20), st.booleans())
 @example([0.0, -2.220446049250313e-16], False)
 def test_an_axis_holds_its_values_and_has_few_ticks_inside(values: list[float], from_zero: bool) -> None:
