@@ -74,12 +74,20 @@ def _release(opset: str) -> int:
 def _values(function: Any) -> Iterator[Finding]:
     for variable in function.inputs.values():
         yield from _shape(variable)
-    for operation in function.operations:
+    for operation in _all(function):
         yield from _availability(operation, function)
         yield from _places(operation, function)
         for output in operation.outputs:
             yield from () if _feeds_only_constexpr(output) else _shape(output)
             yield from _numbers(operation, output)
+
+
+def _all(block: Any) -> Iterator[Any]:
+    """The operations of a block, and after each those of its own blocks."""
+    for operation in block.operations:
+        yield operation
+        for inner in operation.blocks:
+            yield from _all(inner)
 
 
 def _feeds_only_constexpr(output: Any) -> bool:

@@ -99,7 +99,7 @@ def _loop(node: ir.Node, spell: Spelling) -> Values | None:
     scans = len(node.outputs) - len(states)
     if trips is None or not _fits(int(trips.item()), body):
         return None
-    may_end = (condition is not None and constant(condition) is None) or not _never_ends(body)
+    may_end = (condition is not None and constant(condition) is None) or not never_ends(body)
     if may_end and (scans or not _is_safe(body)):
         return None
     held = constant(condition)
@@ -121,7 +121,7 @@ def _loop(node: ir.Node, spell: Spelling) -> Values | None:
     return _owned([*states, *(_stacked(row, 0, spell) for row in rows)], spell)
 
 
-def _never_ends(body: ir.Graph) -> bool:
+def never_ends(body: ir.Graph) -> bool:
     """Whether a body's condition is true whenever it was."""
     value = body.outputs[0]
     while (producer := value.producer()) is not None and producer.op_type == "Identity" and producer.inputs[0] is not None:
