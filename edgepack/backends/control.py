@@ -49,6 +49,7 @@ def with_blocks(model: ir.Model, rounds: Sequence[Spellers]) -> None:
             _refuse_open_shapes(node, body.graph)
             respell(body, rounds)
             with_blocks(body, rounds)
+        _refuse_changed_shapes(node, made.node)
         pairs = [(old, new) for old, new in zip(node.outputs, made.results, strict=True) if new is not None]
         olds, news = [old for old, _ in pairs], [new for _, new in pairs]
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], made.spell.nodes, olds, news)
@@ -64,6 +65,16 @@ def _refuse_open_shapes(node: ir.Node, graph: ir.Graph) -> None:
         unknown = next((value for value in inner.outputs if is_read(value) and known_shape(value) is None), None)
         if unknown is not None:
             cause = f"{label(inner)} inside it gives '{unknown.name}' of shape {unknown.shape}, which only a run tells"
+            raise BackendError(f"{label(node)}: {cause}", _HINT)
+
+
+def _refuse_changed_shapes(node: ir.Node, made: ir.Node) -> None:
+    """What a loop carries keeps its shape, what a branch gives has that of the other."""
+    first, second = (made.attributes[name].as_graph() for name in BLOCKS[made.op_type])
+    pairs = zip(second.inputs, second.outputs, strict=False) if made.op_type == WHILE else zip(first.outputs, second.outputs, strict=True)
+    for one, other in pairs:
+        if known_shape(one) != known_shape(other):
+            cause = f"'{one.name}' has shape {one.shape}, and '{other.name}' in its place {other.shape}"
             raise BackendError(f"{label(node)}: {cause}", _HINT)
 
 

@@ -25,7 +25,7 @@ def while_(operation: Operation, emit: Emitter) -> Sequence[Var]:
     found = emit(
         "while_loop",
         _cond=lambda *held: wide.emit_block(condition, [*held, *fixed])[0],
-        _body=lambda *held: tuple(wide.emit_block(body, [*held, *fixed])),
+        _body=lambda *held: tuple(_open(value, emit) for value in wide.emit_block(body, [*held, *fixed])),
         loop_vars=tuple(_open(value, emit) for value in given[:carried]),
     )
     return _narrow(operation, found, emit)
@@ -42,7 +42,7 @@ def choice(operation: Operation, emit: Emitter) -> Sequence[Var]:
 
 
 def _open(value: Var, emit: Emitter) -> Var:
-    """What a loop begins with, not known to the Builder: it would take a constant for what every round reads if one round leaves it so."""
+    """A value that a loop carries, not known to the Builder: it takes what is constant in one round for constant in all."""
     if value.val is None:
         return value
     begin = emit("identity", x=value)
