@@ -40,8 +40,6 @@ def closed(body: ir.Graph, opsets: Mapping[str, int]) -> Closed:
 
     copy = body.clone(allow_outer_scope_values=True)
     copy.opset_imports.update(opsets)
-    for node, original in zip(copy.all_nodes(), body.all_nodes(), strict=True):
-        node.name = original.name or f"{node.op_type}_{node.outputs[0].name}"
     inner: dict[ir.Value, ir.Value] = {}
     captured: list[ir.Value] = []
     for value in _from_outside(copy):

@@ -111,7 +111,7 @@ def name_nodes(model: ir.Model) -> bool:
     """Unique names made of the operator and its output."""
     from onnx_ir.passes import common
 
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         if not node.name:
             node.name = f"{node.op_type}_{node.outputs[0].name}"
     run_passes(model, common.NameFixPass())
