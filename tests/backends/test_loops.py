@@ -13,14 +13,21 @@ import pytest
 from edgepack.backends import coreml, tflite
 from edgepack.backends.artifact import WriteOptions
 from edgepack.backends.table import BackendError
+from edgepack.calibration.readers import Samples
 from edgepack.hub.canonical import canonicalize, run_plain
 from edgepack.hub.passes import control
 from edgepack.hub.reference import Float64Run
+from edgepack.quantize.apply import quantize_static
+from edgepack.quantize.bias_correction import correct_biases
+from edgepack.quantize.constraints import Demands
+from edgepack.quantize.placement import carries_codes
 from edgepack.runner.litert import LiteRTSession
 from edgepack.runner.mil import MilSession
 from tests.backends.both_formats import FORMATS
 from tests.backends.loop_cases import CASES, LONGEST, Case
+from tests.fuzz.worker import ARITHMETIC
 from tests.old_runtime import RUNTIME, OldSession, demanded
+from tests.quantize.graphs import ranges_of
 
 _WRITERS: dict[str, Any] = {"tflite": tflite, "coreml": coreml}
 
@@ -120,3 +127,31 @@ def test_what_has_no_fixed_shape_is_refused_by_the_name_of_the_loop(text: str, w
     hub = hub_of(model, {"x": np.ones((1, 3), np.float32), "count": np.asarray([2])}, tmp_path)
     with pytest.raises(BackendError, match=f"Loop 'Loop_y': .*{words}"):
         _WRITERS[format_name].write(hub, tmp_path, WriteOptions("fp32"))
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_static_int8_around_a_loop_leaves_the_loop_real(format_name: str, tmp_path: Path) -> None:
+    """The body reads an input that its neighbours read as codes, and the biases around it are corrected through it."""
+    case = CASES["images"]
+    model = case.model
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(LONGEST), "count"))
+    del model.graph.input[1]
+    random = np.random.default_rng(7)
+    samples = Samples({"x": random.standard_normal((16, 1, 3, 5, 5)).astype(np.float32)})
+    hub = canonicalize(model, {"x": samples.arrays["x"][0]}).model
+    quantized, _ = quantize_static(hub, ranges_of(hub, samples), Demands(ARITHMETIC[format_name]))
+    correct_biases(hub, quantized, samples, lambda done, total: None)
+    (loop,) = (node for node in quantized.graph if node.op_type == "Loop")
+    assert not carries_codes(loop.attributes["body"].as_graph())
+    ir.save(quantized, tmp_path / "codes.onnx")
+    writer = _WRITERS[format_name]
+    written = writer.write(tmp_path / "codes.onnx", tmp_path, WriteOptions("w8a8"))
+    artifact = tmp_path / written.file
+    session = LiteRTSession(str(artifact), 1) if format_name == "tflite" else MilSession(artifact)
+    for x in samples.arrays["x"][:4]:
+        session.set_inputs({written.inputs[0].name: x})
+        session.invoke()
+        wanted = run_plain(ir.to_proto(quantized), {"x": x})["y"]
+        step = np.ptp(wanted) / 255
+        # Codes of the first convolution may round to either side; the loop and the last convolution spread one such step over its window.
+        np.testing.assert_allclose(session.outputs()[written.outputs[0].name], wanted, atol=4 * step)
