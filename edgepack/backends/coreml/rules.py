@@ -16,7 +16,7 @@ from edgepack.backends.coreml.images import CHANNELS, image_of
 from edgepack.backends.coreml.operations import MAX_RANK
 from edgepack.mil.environment import coremltools
 from edgepack.mil.errors import MilError
-from edgepack.mil.program import opset_name, read_function
+from edgepack.mil.program import all_operations, opset_name, read_function
 
 # The types of an input or output multi-array (FeatureTypes.proto, ArrayFeatureType); double is read but slow and not written by us.
 _FEATURE_TYPES = ("FLOAT32", "FLOAT16", "INT32")
@@ -74,20 +74,12 @@ def _release(opset: str) -> int:
 def _values(function: Any) -> Iterator[Finding]:
     for variable in function.inputs.values():
         yield from _shape(variable)
-    for operation in _all(function):
+    for operation in all_operations(function):
         yield from _availability(operation, function)
         yield from _places(operation, function)
         for output in operation.outputs:
             yield from () if _feeds_only_constexpr(output) else _shape(output)
             yield from _numbers(operation, output)
-
-
-def _all(block: Any) -> Iterator[Any]:
-    """The operations of a block, and after each those of its own blocks."""
-    for operation in block.operations:
-        yield operation
-        for inner in operation.blocks:
-            yield from _all(inner)
 
 
 def _feeds_only_constexpr(output: Any) -> bool:

@@ -1,7 +1,7 @@
 """Control flow written out: an If is one of its branches, or both and a choice; a Loop or Scan of known length is its steps.
 
-What is left in place is run by onnxruntime as it is and refused by the other backends: a Loop that runs as often as its data says, branches
-whose results differ in shape, and what would be too long or could fail where it would not have been run.
+What is left in place has its bodies in canonical form (edgepack.hub.passes.bodies): a Loop that runs as often as its data says, and what
+would be too long or could fail where it would not have been run.
 """
 
 from __future__ import annotations
