@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,46 @@ def test_static_int8_around_a_loop_leaves_the_loop_real(format_name: str, tmp_pa
         step = np.ptp(wanted) / 255
         # Codes of the first convolution may round to either side; the loop and the last convolution spread one such step over its window.
         np.testing.assert_allclose(session.outputs()[written.outputs[0].name], wanted, atol=4 * step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_while_loop_of_torch_converts(format_name: str, tmp_path: Path) -> None:
+    import torch
+    from torch._higher_order_ops.while_loop import while_loop
+
+    class Relaxed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            def goes_on(turn: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+                return (turn < 20) & (state.abs().max() < 4.5)  # type: ignore[no-any-return]
+
+            def body(turn: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                return turn + 1, torch.tanh(self.linear(state)) * 1.2 + x
+
+            turns, state = while_loop(goes_on, body, (torch.tensor(0), x.clone()))
+            return state, turns.reshape(1)
+
+    torch.manual_seed(0)
+    feeds = tuple({"x": scale * torch.randn(1, 6).numpy()} for scale in (1, 3, 10))
+    exported = torch.onnx.export(Relaxed().eval(), (torch.zeros(1, 6),), dynamo=True, verbose=False)
+    assert exported is not None
+    exported.save(tmp_path / "torch.onnx")
+    model = onnx.load(tmp_path / "torch.onnx")
+    model.graph.input[0].name = "x"
+    _assert_right(Exported("", feeds, {}, model), Written(Exported("", feeds, {}, model), format_name, tmp_path))
+
+
+@dataclass(frozen=True)
+class Exported(Case):
+    """A case that comes as a model."""
+
+    given: onnx.ModelProto
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model as it was exported."""
+        return self.given
