@@ -56,7 +56,7 @@ def test_only_the_command_line_imports_the_command_line(path: Path) -> None:
 def test_a_backend_imports_hub_and_quantize_types_and_no_other_backend(backend: str) -> None:
     allowed = ("edgepack.errors", "edgepack.hub", "edgepack.quantize", f"edgepack.backends.{backend}")
     # edgepack itself for its version, which artifacts record.
-    shared = ("edgepack", *(f"edgepack.backends{module}" for module in ("", ".table", ".artifact", ".spelling")))
+    shared = ("edgepack", *(f"edgepack.backends{module}" for module in ("", ".table", ".artifact", ".spelling", ".control")))
     # The interpreter's quiet import of coremltools and its reader of packages; it knows nothing of ONNX.
     reading = ("edgepack.mil",) if backend == "coreml" else ()
     for path in (PACKAGE / "backends" / backend).rglob("*.py"):

@@ -5,7 +5,7 @@ Refusal happens over the whole model before lowering starts, so ``edgepack inspe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -13,19 +13,25 @@ import msgspec
 
 from edgepack.backends.spelling import LEFT
 from edgepack.errors import InputError
-from edgepack.quantize.fold import Operation
+from edgepack.quantize.fold import FoldedGraph, Operation
 
 L = TypeVar("L")
 
-# What the hub could not write out (edgepack.hub.passes.control): cause and hint.
-_CONTROL_FLOW = {
-    "If": ("which branch runs is only known at run time, and not both can be computed", "compute both and choose with torch.where"),
-    "Loop": ("how often it runs is only known at run time, or it is too long to write out", "give it a constant number of rounds"),
-    "Scan": ("how long its sequence is, is only known at run time, or it is too long to write out", "declare a shorter fixed length"),
-}
-
 # Answers why this operation cannot be expressed and what to do instead, None when it can.
 Objection = Callable[[Operation], tuple[str, str] | None]
+
+
+def with_nested(operations: Iterable[Operation]) -> Iterator[Operation]:
+    """Operations in order, and after each those of the graphs inside it."""
+    for operation in operations:
+        yield operation
+        for graph in nested(operation):
+            yield from with_nested(graph.operations)
+
+
+def nested(operation: Operation) -> list[FoldedGraph]:
+    """The graphs inside an operation."""
+    return [held for held in operation.attributes.values() if isinstance(held, FoldedGraph)]
 
 
 class BackendError(InputError):
@@ -88,7 +94,7 @@ class OperatorTable(Generic[L]):
 
     def obstacles(self, operations: Iterable[Operation]) -> list[Obstacle]:
         """Every reason this backend cannot express these operations, in graph order."""
-        return [found for operation in operations if (found := self._obstacle(operation)) is not None]
+        return [found for operation in with_nested(operations) if (found := self._obstacle(operation)) is not None]
 
     def demand(self, operations: Iterable[Operation]) -> None:
         """Refuse before lowering: BackendError naming the first obstacle and how many more there are."""
@@ -99,8 +105,6 @@ class OperatorTable(Generic[L]):
 
     def _obstacle(self, operation: Operation) -> Obstacle | None:
         rule = self._rules.get(operation.op_type)
-        if rule is None and operation.op_type in _CONTROL_FLOW:
-            return self._say(operation, *_CONTROL_FLOW[operation.op_type])
         if rule is None:
             plain = ("operator has no lowering", f"replace {operation.op_type} in the student, or leave this target out")
             return self._say(operation, *LEFT.get(operation.op_type, plain))

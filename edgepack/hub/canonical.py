@@ -5,9 +5,9 @@ Conv or Gemm, Gemm as x @ W^T + b with nothing else, explicit pads and no ceil_m
 repeats its default, every node named, every value typed and shaped. Forms that few kernels have are said with operators that all have:
 composite reductions, normalizations with statistics or parameters of run time, pools of volumes, of powers or with dilation, pads that
 crop or wrap, transposes of more than five axes between reshapes, sums of many, vectors in products (edgepack/hub/passes). Branches and
-loops whose extent is known are written out; recurrent layers stay whole, with time before batch. Each rewrite is an onnx_ir pass that
-states what it needs and what it leaves; after each one that changed something the model is run on the example and compared with the
-captured one in float64.
+loops whose extent is known are written out, the bodies of others are canonical themselves; recurrent layers stay whole, with time before
+batch. Each rewrite is an onnx_ir pass that states what it needs and what it leaves; after each one that changed something the model is run
+on the example and compared with the captured one in float64.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from edgepack.errors import InputError
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
 
@@ -74,3 +76,15 @@ def dtype_name(value: ir.Value) -> str:
     if value.dtype is None:
         raise HubError(f"value '{value.name}' has no type", "run the canonical form first")
     return str(np.dtype(value.dtype.numpy()))
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """Names a node reads, those that its subgraphs take from outside included."""
+    return [name for name in node.input if name] + [name for held in node.attribute if held.HasField("g") for name in _captured(held.g)]
+
+
+def _captured(graph: onnx.GraphProto) -> Iterator[str]:
+    own = {held.name for held in (*graph.input, *graph.initializer)} | {name for node in graph.node for name in node.output}
+    own_or_empty = own | {""}
+    yield from (name for node in graph.node for name in reads(node) if name not in own_or_empty)
+    yield from (value.name for value in graph.output if value.name not in own_or_empty)

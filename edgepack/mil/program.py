@@ -6,7 +6,7 @@ rounded to fp16, as Core ML's CPU and Neural Engine kernels do at least. Between
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,14 @@ def read_function(path: Path) -> Any:
     if "main" not in program.functions:
         raise MilError(f"{path} has no function 'main' (it has {sorted(program.functions)})", "write it again")
     return program.functions["main"]
+
+
+def all_operations(block: Any) -> Iterator[Any]:
+    """The operations of a coremltools ``Block`` or ``Function`` in order, after each those of its own blocks."""
+    for operation in block.operations:
+        yield operation
+        for inner in operation.blocks:
+            yield from all_operations(inner)
 
 
 def _checked(declared: TensorType, array: Array | None) -> Array:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgepack.calibration.observe import feed_of, with_outputs
 from edgepack.calibration.readers import Progress, Samples
 from edgepack.hub.canonical import plain_session
+from edgepack.hub.graph import reads
 from edgepack.quantize.apply import bias_of, linear_nodes
 
 if TYPE_CHECKING:
@@ -127,20 +128,20 @@ def _segments(model: onnx.ModelProto, stops: list[str]) -> Iterator[_Segment]:
             continue
         stop = next(name for name in node.output if name in stops)
         part = nodes[start:end]
-        later = {name for after in nodes[end:] for name in after.input}
+        later = {name for after in nodes[end:] for name in reads(after)}
         made = [name for inner in part for name in inner.output]
-        reads = dict.fromkeys(name for inner in part for name in inner.input if name and name not in weights and name not in made)
+        read = dict.fromkeys(name for inner in part for name in reads(inner) if name not in weights and name not in made)
         makes = tuple(name for name in made if name in later or name == stop)
-        run = plain_session(_submodel(model, part, list(reads), list(makes)))
-        yield _Segment(stop, run, tuple(reads), makes, frozenset(later | {stop}))
+        run = plain_session(_submodel(model, part, list(read), list(makes)))
+        yield _Segment(stop, run, tuple(read), makes, frozenset(later | {stop}))
         start = end
 
 
-def _submodel(model: onnx.ModelProto, nodes: list[onnx.NodeProto], reads: list[str], makes: list[str]) -> onnx.ModelProto:
+def _submodel(model: onnx.ModelProto, nodes: list[onnx.NodeProto], inputs: list[str], makes: list[str]) -> onnx.ModelProto:
     import onnx
 
     typed = {value.name: value for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in nodes for name in reads(node)}
     weights = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    graph = onnx.helper.make_graph(nodes, "segment", [typed[name] for name in reads], [typed[name] for name in makes], weights)
+    graph = onnx.helper.make_graph(nodes, "segment", [typed[name] for name in inputs], [typed[name] for name in makes], weights)
     return onnx.helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)

@@ -62,7 +62,7 @@ class Operation:
     Attributes:
         op_type: ONNX operator; "QuantizeLinear" and "DequantizeLinear" only where codes and reals meet.
         name: the hub's node name.
-        attributes: as Python data.
+        attributes: as Python data; a nested graph, which reads only its inputs, as a FoldedGraph.
         inputs: None for an omitted optional input.
         outputs: in ONNX order.
         activation: the activation folded into the output: "", or what the backend's fusion rule named ("Relu", "Relu6").
@@ -115,7 +115,7 @@ class _Folder:
     """Walks the graph once; holds which values are merged activations and which operands exist."""
 
     def __init__(self, model: ir.Model, fuses: Fuses) -> None:
-        self._graph = model.graph
+        self._graph, self._fuses = model.graph, fuses
         self._merged = {id(producer): (consumer, name) for producer, consumer, name in _fusions(model.graph, fuses)}
         self._absorbed = {id(consumer) for consumer, _ in self._merged.values()}
         self._dequantized: set[str] = set()
@@ -160,7 +160,10 @@ class _Folder:
         inputs = tuple(None if value is None else self._operand(value, integer) for value in node.inputs)
         outputs = tuple(_codes(_quantizer(value)) if integer else _plain(value) for value in consumer.outputs)
         dynamic = node.metadata_props.get(ACTIVATIONS) == DYNAMIC
-        yield Operation(node.op_type, node.name or "", attributes(node), inputs, outputs, activation, dynamic)
+        yield Operation(node.op_type, node.name or "", self._attributes(node), inputs, outputs, activation, dynamic)
+
+    def _attributes(self, node: ir.Node) -> dict[str, Any]:
+        return {name: fold(_as_model(held), self._fuses) if _is_nested(node, name) else held for name, held in attributes(node).items()}
 
     def _as_real(self, value: ir.Value) -> Iterator[Operation]:
         """The operation that turns codes into reals for a real-valued reader, once for each tensor."""
@@ -184,7 +187,7 @@ class _Folder:
 
     def _is_integer(self, node: ir.Node) -> bool:
         """Every real-valued input is encoded, every output is read by QuantizeLinear alone, and placement did not leave the node real."""
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") or any(_is_nested(node, name) for name in node.attributes):
             return False
         consumer, _ = self._merged.get(id(node), (node, ""))
         if node.metadata_props.get(PLACEMENT) == REAL:
@@ -215,6 +218,18 @@ def _fusions(graph: ir.Graph, fuses: Fuses) -> Iterator[tuple[ir.Node, ir.Node, 
         if consumer is not None and name:
             taken.add(id(consumer))
             yield node, consumer, name
+
+
+def _is_nested(node: ir.Node, attribute: str) -> bool:
+    import onnx_ir as ir
+
+    return node.attributes[attribute].type == ir.AttributeType.GRAPH
+
+
+def _as_model(graph: ir.Graph) -> ir.Model:
+    import onnx_ir as ir
+
+    return ir.Model(graph, ir_version=10)
 
 
 def _plain(value: ir.Value) -> Operand:

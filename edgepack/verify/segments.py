@@ -5,7 +5,7 @@ Everything is evaluated by onnx's own reference evaluator (``edgepack.hub.refere
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.hub.canonical import plain_session
+from edgepack.hub.graph import reads
 from edgepack.hub.reference import Float64Run
 from edgepack.quantize.encoding import Encoding
 from edgepack.quantize.placement import ACTIVATIONS, DYNAMIC
@@ -108,10 +109,10 @@ def _alone(model: onnx.ModelProto, node: onnx.NodeProto) -> onnx.ModelProto:
     for part in (alone.graph.node, alone.graph.input, alone.graph.output, alone.graph.initializer):
         del part[:]
     alone.graph.node.append(node)
-    reads = list(dict.fromkeys(_reads(node)))
-    alone.graph.input.extend(onnx.ValueInfoProto(name=name) for name in reads if name not in constants)
+    read = list(dict.fromkeys(reads(node)))
+    alone.graph.input.extend(onnx.ValueInfoProto(name=name) for name in read if name not in constants)
     alone.graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)
-    for held in (constants[name] for name in reads if name in constants):
+    for held in (constants[name] for name in read if name in constants):
         array = onnx.numpy_helper.to_array(held)
         alone.graph.initializer.append(onnx.numpy_helper.from_array(_half(array) if array.dtype.kind == "f" else array, held.name))
     return alone
@@ -134,7 +135,7 @@ class Network:
         self._producer = {name: index for index, node in enumerate(self._nodes) for name in node.output if name}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self._nodes:
-            for name in dict.fromkeys(_reads(node)):
+            for name in dict.fromkeys(reads(node)):
                 self._readers.setdefault(name, []).append(node)
         self._fixed = self._fixed_values()
         self._types = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
@@ -142,7 +143,7 @@ class Network:
     def _fixed_values(self) -> frozenset[str]:
         fixed = set(self._constants)
         for node in self._nodes:
-            if node.op_type not in _NEVER_CONSTANT and all(name in fixed for name in _reads(node)):
+            if node.op_type not in _NEVER_CONSTANT and all(name in fixed for name in reads(node)):
                 fixed.update(node.output)
         return frozenset(fixed)
 
@@ -206,7 +207,7 @@ class Network:
             index = self._producer[name]
             if index not in indices:
                 indices.add(index)
-                waiting += _reads(self._nodes[index])
+                waiting += reads(self._nodes[index])
         return Segment(self._cut(sorted(indices), tuple(ends), value), tuple(ends), value)
 
     def with_outputs(self, values: Sequence[str]) -> onnx.ModelProto:
@@ -223,7 +224,7 @@ class Network:
         import onnx
 
         nodes = [self._nodes[index] for index in indices]
-        read = {name for node in nodes for name in _reads(node)}
+        read = {name for node in nodes for name in reads(node)}
         constants = [held for name, held in self._constants.items() if name in read]
         graph = onnx.helper.make_graph(nodes, "segment", [self._typed(name) for name in inputs], [self._typed(value)], constants)
         return onnx.helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
@@ -269,15 +270,3 @@ def unrounded(encoding: Encoding, real: NDArray[Any]) -> NDArray[np.float64]:
     scale = held.dequantize(np.ones(real.shape, np.int64), "float64")
     shift = replace(encoding, scale=np.ones_like(encoding.scale)).dequantize(np.zeros(real.shape, np.int64), "float64")
     return np.asarray(np.clip(real / scale - shift, low, high))
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """Names a node reads, those that its subgraphs take from outside included."""
-    return [name for name in node.input if name] + [name for held in node.attribute if held.HasField("g") for name in _captured(held.g)]
-
-
-def _captured(graph: onnx.GraphProto) -> Iterator[str]:
-    own = {held.name for held in (*graph.input, *graph.initializer)} | {name for node in graph.node for name in node.output}
-    own_or_empty = own | {""}
-    yield from (name for node in graph.node for name in _reads(node) if name not in own_or_empty)
-    yield from (value.name for value in graph.output if value.name not in own_or_empty)

@@ -65,13 +65,3 @@ def test_an_attribute_is_refused_before_the_backend_is_asked_about_the_form(tabl
 def test_an_operator_that_is_lowered_twice_is_a_defect(table: OperatorTable[str]) -> None:
     with pytest.raises(ValueError, match="paper lowers Relu twice"):
         table.lowers("Relu")("another")
-
-
-@pytest.mark.parametrize(
-    ("operator", "cause"), [("If", "which branch runs"), ("Loop", "how often it runs"), ("Scan", "how long its sequence is")]
-)
-def test_control_flow_that_could_not_be_written_out_is_refused_with_the_reason(
-    operator: str, cause: str, table: OperatorTable[str]
-) -> None:
-    (found,) = table.obstacles([operation(operator, "body")])
-    assert found.cause.startswith(cause)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import helper, numpy_helper
 
 from tests.fuzz.builder import Builder, Graph, Value
 
@@ -841,13 +842,51 @@ def _recurrent(b: Builder, operator: str) -> object:
     return b.add(operator, inputs, outputs=1 + b.whole(0, 1 + (operator == "LSTM")), **held)
 
 
+# What a round of a loop does to its two states; their sizes stay bounded.
+_ROUNDS = (
+    ("Tanh", "Sub"),
+    ("Sigmoid", "Max"),
+    ("Sin", "Add"),
+)
+
+
+@draws("Loop")
+def _loop(b: Builder, operator: str) -> object:
+    """Two real states, one of which may take the other's place, and a whole one that the condition reads, so that no rounding decides."""
+    x, node, typed = b.tensor(), helper.make_node, helper.make_tensor_value_info
+    function, joins = b.one_of(_ROUNDS)
+    by_count, by_condition = b.one_of(((True, False), (False, True), (True, True)))
+    factor = numpy_helper.from_array(b.normal((), 2.0), "factor")
+    limit = numpy_helper.from_array(np.asarray(b.whole(0, 12)), "limit")
+    body = helper.make_graph(
+        [
+            node("Mul", ["s", "factor"], ["scaled"]),
+            node(joins, ["scaled", "t"], ["joined"]),
+            node(function, ["joined"], ["made"]),
+            node("Identity", ["t" if b.chance(0.3) else "s"], ["kept"]),
+            node("Add", ["n", "i"], ["n2"]),
+            node("Less", ["n2", "limit"], ["below"]) if by_condition else node("Identity", ["c"], ["below"]),
+        ],
+        "body",
+        [typed("i", 7, []), typed("c", 9, []), typed("s", 1, x.shape), typed("t", 1, x.shape), typed("n", 7, [])],
+        [typed("below", 9, []), typed("made", 1, x.shape), typed("kept", 1, x.shape), typed("n2", 7, [])],
+        [factor, *([limit] if by_condition else [])],
+    )
+    # A count of run time, or one too large to write out.
+    counts = [b.fresh((1,), np.int64)] if not b.quantizable else []
+    count = b.one_of([*counts, b.constant(2**40, np.int64)] if by_condition else counts) if by_count and (counts or by_condition) else None
+    if count is None and not by_condition:
+        return []
+    return b.add(operator, [count, None, x, b.constant(b.normal(x.shape)), b.constant(0, np.int64)], outputs=3, body=body)
+
+
 # For static int8: what the scheme puts on codes and what it must place around them.
 QUANTIZABLE = tuple(
     """
     Conv Conv Conv ConvTranspose Gemm MatMul Add Sub Mul Relu Clip LeakyRelu Sigmoid Tanh HardSwish HardSigmoid PRelu Elu
     AveragePool MaxPool
     GlobalAveragePool GlobalMaxPool ReduceMean ReduceMax Concat Split Slice Pad Reshape Flatten Transpose Squeeze Unsqueeze Resize Gather
-    DepthToSpace SpaceToDepth Max Min Expand Tile Softmax BatchNormalization Gelu Mish Softplus LSTM GRU
+    DepthToSpace SpaceToDepth Max Min Expand Tile Softmax BatchNormalization Gelu Mish Softplus LSTM GRU Loop
     """.split()  # noqa: SIM905 - a table, not a column
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 
 from edgepack.backends.table import BackendError
 from edgepack.quantize.encoding import Encoding
-from edgepack.quantize.fold import Operand
+from edgepack.quantize.fold import FoldedGraph, Operand
 
 # A coremltools ``Var``; coremltools has no type stubs.
 Var = Any
+# Emits a graph for the variables of its inputs, and gives those of its outputs.
+Block = Callable[[FoldedGraph, Sequence[Var], "Emitter"], list[Var]]
 
 # Masks are written as -inf or finfo.min; anything within a factor of 2 of finfo.max means "minus infinity", not a number.
 _MASK = float(np.finfo(np.float32).max) / 2
@@ -38,6 +41,7 @@ class Emitter:
         values: hub value name -> MIL variable.
         encodings: what must be found in the package once it is read back.
         notes: facts for the report.
+        block: emits a graph inside an operation, into the block being built, for the variables it is given.
     """
 
     dtype: str
@@ -46,12 +50,22 @@ class Emitter:
     values: dict[str, Var] = field(default_factory=dict)
     encodings: list[HeldEncoding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    block: Block | None = None
 
     def __call__(self, operation: str, **parameters: Any) -> Var:
         """One MIL operation; parameters as coremltools' Builder takes them."""
         from coremltools.converters.mil.mil import Builder
 
         return getattr(Builder, operation)(**parameters)
+
+    def in_float32(self) -> Emitter:
+        """One that computes in float32 and knows no values yet."""
+        return Emitter("float32", self.ios, self.names, {}, self.encodings, self.notes, self.block)
+
+    def emit_block(self, graph: FoldedGraph, given: Sequence[Var]) -> list[Var]:
+        """Emit a graph inside an operation; its results."""
+        assert self.block is not None
+        return self.block(graph, given, self)
 
     def number(self, value: float) -> Any:
         """A real scalar parameter in the compute precision."""
@@ -152,7 +166,8 @@ class Emitter:
         assert array is not None
         if operand.encoding is not None and operand.encoding.dtype != "int32" and operand.rank > 0:
             return self._codes(operand, operand.encoding, array)
-        return self("const", val=self._plain(operand), name=self.unique(operand.name))
+        # A tensor without axes is a scalar to MIL: the first is no bool where the second is one.
+        return self("const", val=self._plain(operand)[()], name=self.unique(operand.name))
 
     def _plain(self, operand: Operand) -> NDArray[Any]:
         """Reals in the compute precision (an int32 bias is dequantized here, in float64), int64 as int32, booleans as they are."""

@@ -7,7 +7,7 @@ coremltools' own fp16 pass is not used: it rounds scales silently and drops zero
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgepack.backends.artifact import Binding
@@ -15,9 +15,9 @@ from edgepack.backends.coreml.angles import in_float32
 from edgepack.backends.coreml.emitter import Emitter, HeldEncoding, Var
 from edgepack.backends.coreml.operations import MAX_RANK, Hub
 from edgepack.backends.coreml.table import TABLE
-from edgepack.backends.table import BackendError, Obstacle
+from edgepack.backends.table import BackendError, Obstacle, with_nested
 from edgepack.mil.environment import coremltools
-from edgepack.quantize.fold import Operand, Operation
+from edgepack.quantize.fold import FoldedGraph, Operand, Operation
 
 # What a feature of the package is, for a hub tensor of this type.
 _FEATURE_TYPES = {"float32": "float32", "float16": "float32", "int64": "int32", "int32": "int32"}
@@ -58,7 +58,7 @@ def demand_release(operations: Iterable[Operation], ios: int) -> None:
     Raises:
         BackendError: naming the node and the release that has it.
     """
-    for operation in operations:
+    for operation in with_nested(operations):
         needed = _release_of(operation)
         if needed > ios:
             raise BackendError(
@@ -82,7 +82,7 @@ def build(hub: Hub, dtype: str, ios: int) -> Built:
     from coremltools.converters.mil.mil import Builder, Function, Program, types
 
     Builder.name_count.clear()
-    emit = Emitter(dtype, ios)
+    emit = Emitter(dtype, ios, block=_block)
     wide = _Wide(hub, emit)
     inputs = tuple(_binding(operand, emit) for operand in hub.inputs)
     outputs = tuple(_binding(operand, emit) for operand in hub.outputs)
@@ -111,7 +111,7 @@ class _Wide:
 
     def __init__(self, hub: Hub, emit: Emitter) -> None:
         self.names = in_float32(hub) if emit.dtype == "float16" else frozenset[str]()
-        self.emit = Emitter("float32", emit.ios, emit.names, {}, emit.encodings, emit.notes)
+        self.emit = emit.in_float32()
         others = [held for operation in hub.operations if operation.outputs[0].name not in self.names for held in operation.inputs]
         self._read = {held.name for held in (*others, *hub.outputs) if held is not None}
 
@@ -180,6 +180,20 @@ def _lower(operation: Operation, emit: Emitter, features: Mapping[str, str]) -> 
         codes = operation.outputs[0] if operation.op_type == "QuantizeLinear" else operation.inputs[0]
         assert codes is not None and codes.encoding is not None
         emit.hold(results[0].name, codes.encoding)
+
+
+def _block(graph: FoldedGraph, given: Sequence[Var], outer: Emitter) -> list[Var]:
+    """Each result is a variable that the block itself computes, and no two are the same."""
+    emit = replace(outer, values=dict(zip((held.name for held in graph.inputs), given, strict=True)))
+    for operation in graph.operations:
+        _lower(operation, emit, {})
+    taken, results = list(given), []
+    for operand in graph.outputs:
+        value = emit.value(operand)
+        is_own = value.op is not None and value.op.op_type != "const" and all(value is not other for other in taken)
+        results.append(value if is_own else emit("identity", x=value, name=emit.unique(operand.name)))
+        taken.append(value)
+    return results
 
 
 def _is_constant(operation: Operation) -> bool:

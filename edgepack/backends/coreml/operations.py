@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from edgepack.backends.control import BLOCKS, with_blocks
 from edgepack.backends.coreml.spellings import OTHERS
 from edgepack.backends.spelling import respell
 from edgepack.backends.table import BackendError
 from edgepack.hub.graph import attributes, constant, dtype_name, static_shape
 from edgepack.hub.passes import convolutions, geometry, indices, sampling
 from edgepack.quantize.encoding import Encoding
-from edgepack.quantize.fold import Operand, Operation, encoding_of
+from edgepack.quantize.fold import FoldedGraph, Operand, Operation, encoding_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -59,6 +60,7 @@ def read_hub(model: Path) -> Hub:
         raise BackendError(f"{model} cannot be read as an ONNX model ({error})", "export the hub again") from error
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(loaded)
     respell(loaded, _SPELLINGS)
+    with_blocks(loaded, _SPELLINGS)
     graph = loaded.graph
     inputs = tuple(_plain(value) for value in graph.inputs if value.const_value is None)
     outputs = tuple(map(_plain, graph.outputs))
@@ -93,12 +95,25 @@ def _narrowed(operations: tuple[Operation, ...], results: set[str]) -> tuple[Ope
 
 
 def _operation(node: ir.Node) -> Operation:
-    domain = "" if node.domain in _ONNX_DOMAINS else f"{node.domain}::"
+    domain = "" if node.domain in _ONNX_DOMAINS or node.op_type in BLOCKS else f"{node.domain}::"
     if not domain and node.op_type in _QUANTIZERS and _encoding(node) is not None:
         return _conversion(node)
     inputs = tuple(None if value is None else _operand(value) for value in node.inputs)
     outputs = tuple(_plain(value) if value.name else _UNREAD for value in node.outputs)
-    return Operation(domain + node.op_type, node.name or "", attributes(node), inputs, outputs)
+    return Operation(domain + node.op_type, node.name or "", _attributes(node), inputs, outputs)
+
+
+def _attributes(node: ir.Node) -> dict[str, Any]:
+    """Nested graphs as operations, the rest as Python data."""
+    import onnx_ir
+
+    return {name: _graph(held) if isinstance(held, onnx_ir.Graph) else held for name, held in attributes(node).items()}
+
+
+def _graph(graph: ir.Graph) -> FoldedGraph:
+    outputs = tuple(map(_plain, graph.outputs))
+    operations = _narrowed(tuple(map(_operation, graph)), {held.name for held in outputs})
+    return FoldedGraph(tuple(map(_plain, graph.inputs)), outputs, operations)
 
 
 def _conversion(node: ir.Node) -> Operation:

@@ -21,7 +21,7 @@ from edgepack.backends.coreml.images import image_types
 from edgepack.backends.table import BackendError
 from edgepack.errors import StepError
 from edgepack.mil.environment import coremltools, temporary_files_in
-from edgepack.mil.program import constant_value, read_function
+from edgepack.mil.program import all_operations, constant_value, read_function
 
 # All that runs between our program and the package. Every pass of coremltools' default pipeline is left out on purpose: the program is
 # already in its final form and types, const_deduplication merges constants that are merely close, the quantization passes move scales and
@@ -89,7 +89,7 @@ def check_encodings(path: Path, expected: Sequence[HeldEncoding]) -> None:
     Raises:
         BackendError: one is missing or differs; the message names it.
     """
-    held = {output.name: operation for operation in read_function(path).operations for output in operation.outputs}
+    held = {output.name: operation for operation in all_operations(read_function(path)) for output in operation.outputs}
     for want in expected:
         operation = held.get(want.name)
         if operation is None or not _holds(operation, want):

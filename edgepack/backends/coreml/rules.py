@@ -16,7 +16,7 @@ from edgepack.backends.coreml.images import CHANNELS, image_of
 from edgepack.backends.coreml.operations import MAX_RANK
 from edgepack.mil.environment import coremltools
 from edgepack.mil.errors import MilError
-from edgepack.mil.program import opset_name, read_function
+from edgepack.mil.program import all_operations, opset_name, read_function
 
 # The types of an input or output multi-array (FeatureTypes.proto, ArrayFeatureType); double is read but slow and not written by us.
 _FEATURE_TYPES = ("FLOAT32", "FLOAT16", "INT32")
@@ -74,7 +74,7 @@ def _release(opset: str) -> int:
 def _values(function: Any) -> Iterator[Finding]:
     for variable in function.inputs.values():
         yield from _shape(variable)
-    for operation in function.operations:
+    for operation in all_operations(function):
         yield from _availability(operation, function)
         yield from _places(operation, function)
         for output in operation.outputs:

@@ -6,7 +6,7 @@ ONNX's operators.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from edgepack.backends.tflite.layout import Layout, Shape, channels_last, regrou
 from edgepack.backends.tflite.program import Call, Options, Program, Tensor, View
 from edgepack.backends.tflite.runtimes import OldRuntime
 from edgepack.quantize.encoding import Encoding, codes_as_int8
-from edgepack.quantize.fold import Operand, Operation
+from edgepack.quantize.fold import FoldedGraph, Operand, Operation
 from edgepack.quantize.scheme import Scheme
 
 ACTIVATIONS = {"": "NONE", "Relu": "RELU", "Relu6": "RELU6", "ReluN1To1": "RELU_N1_TO_1"}
@@ -32,16 +32,21 @@ def stored_dtype(dtype: str) -> str:
     return "int32" if dtype == "int64" else dtype
 
 
+# Writes a graph inside an operation, as the emitter of the graph around it is set.
+Block = Callable[[FoldedGraph, "Emitter"], Program]
+
+
 class Emitter:
     """Collects the calls of one artifact.
 
     Args:
         scheme: what the hub carries; fp16 stores float weights in half.
         runtime: an old one that must run it, None for today's.
+        block: writes a graph inside an operation as a program of its own.
     """
 
-    def __init__(self, scheme: Scheme, runtime: OldRuntime | None = None) -> None:
-        self.scheme, self.runtime = scheme, runtime
+    def __init__(self, scheme: Scheme, runtime: OldRuntime | None = None, block: Block | None = None) -> None:
+        self.scheme, self.runtime, self._block = scheme, runtime, block
         self._calls: list[Call] = []
         self._bound: dict[str, View] = {}
         self._names: set[str] = set()
@@ -108,6 +113,15 @@ class Emitter:
             inputs = [self._spread(view, outputs[0].stored) for view in inputs]
         tensors = tuple(None if view is None else view.tensor for view in inputs)
         self._calls.append(Call(operator, tensors, tuple(view.tensor for view in outputs), options))
+
+    def run_blocks(
+        self, operator: str, inputs: Sequence[View], outputs: Sequence[View], options: Options, graphs: Sequence[FoldedGraph]
+    ) -> None:
+        """Write one call that runs other graphs."""
+        assert self._block is not None
+        blocks = tuple(self._block(graph, self) for graph in graphs)
+        read, written = (tuple(view.tensor for view in views) for views in (inputs, outputs))
+        self._calls.append(Call(operator, read, written, options, blocks))
 
     def _spread(self, view: View | None, shape: Shape) -> View | None:
         if view is None or view.stored == shape:

@@ -40,6 +40,9 @@ _ENUMERATIONS = {
     "mode": "MirrorPadMode",
 }
 
+# Where an operator that runs other graphs keeps their numbers.
+_BLOCKS = {"WHILE": ("condSubgraphIndex", "bodySubgraphIndex"), "IF": ("thenSubgraphIndex", "elseSubgraphIndex")}
+
 
 def serialize(program: Program) -> memoryview:
     """The file's bytes, where they were put together: no copy is made of weights. Equal programs give equal bytes.
@@ -67,27 +70,39 @@ class _Model:
 
         self._schema: Any = schema
         self._program = program
+        # Of the graph that is being written.
         self._tensors: dict[Tensor, int] = {}
         self._records: list[Any] = []
+        self._graphs: list[Any] = []
         self._buffers: list[Any] = [schema.BufferT()]
         self._contents: dict[bytes, int] = {}
         self._codes: dict[tuple[str, int], int] = {}
 
     def build(self) -> Any:
         program = self._program
-        graph = self._schema.SubGraphT()
-        graph.name = "main"
-        graph.inputs = self._indices(tensor for _, tensor in program.inputs)
-        graph.operators = [self._operator(call) for call in program.calls]
-        graph.outputs = self._indices(tensor for _, tensor in program.outputs)
-        graph.tensors = self._records
+        self._graph(program, "main")
         model = self._schema.ModelT()
-        model.version, model.description, model.subgraphs = SCHEMA_VERSION, "edgepack", [graph]
+        model.version, model.description, model.subgraphs = SCHEMA_VERSION, "edgepack", self._graphs
         model.metadata = [self._metadata(name, data) for name, data in sorted(program.metadata.items())]
         model.signatureDefs = [self._signature()]
         model.operatorCodes = [self._operator_code(name, number) for name, number in self._codes]
         model.buffers = self._buffers
         return model
+
+    def _graph(self, program: Program, name: str) -> int:
+        """Write one graph, and those that its calls run; its number."""
+        graph, number = self._schema.SubGraphT(), len(self._graphs)
+        self._graphs.append(graph)
+        outside = self._tensors, self._records
+        self._tensors, self._records = {}, []
+        graph.name = name
+        graph.inputs = self._indices(tensor for _, tensor in program.inputs)
+        graph.operators = [self._operator(call) for call in program.calls]
+        graph.outputs = self._indices(tensor for _, tensor in program.outputs)
+        graph.tensors = self._records
+        if number:
+            self._tensors, self._records = outside
+        return number
 
     def _indices(self, tensors: Iterable[Tensor | None]) -> list[int]:
         return [-1 if tensor is None else self._index(tensor) for tensor in tensors]
@@ -141,6 +156,8 @@ class _Model:
             if not hasattr(table, name):
                 raise ValueError(f"{call.options.table} has no field {name}")
             setattr(table, name, self._enumerated(name, value) if isinstance(value, str) else value)
+        for name, block in zip(_BLOCKS.get(call.operator, ()), call.blocks, strict=True):
+            setattr(table, name, self._graph(block, f"{call.outputs[0].name}/{name.removesuffix('SubgraphIndex')}"))
         return table
 
     def _enumerated(self, name: str, value: str) -> int:

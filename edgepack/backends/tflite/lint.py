@@ -85,7 +85,7 @@ class _Call:
 class _File:
     version: int
     signatures: tuple[str, ...]
-    subgraphs: int
+    unused: tuple[str, ...]
     tensors: tuple[_Code, ...]
     calls: tuple[_Call, ...]
 
@@ -96,13 +96,39 @@ class _File:
         model: Any = schema.Model.GetRootAs(content, 0)
         if model.SubgraphsLength() < 1:
             raise ValueError("it holds no subgraph")
-        graph = model.Subgraphs(0)
-        names = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
-        tensors = tuple(_tensor(model, graph.Tensors(index), names) for index in range(graph.TensorsLength()))
-        operators = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-        calls = tuple(_call(model, graph.Operators(index), tensors, operators) for index in range(graph.OperatorsLength()))
+        graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
+        held = [_graph(model, graph) for graph in graphs]
+        run = {0, *(number for graph in graphs for number in _blocks(graph))}
+        unused = tuple(graph.Name().decode() for number, graph in enumerate(graphs) if number not in run)
         signatures = tuple(model.SignatureDefs(index).SignatureKey().decode() for index in range(model.SignatureDefsLength()))
-        return cls(model.Version(), signatures, model.SubgraphsLength(), tensors, calls)
+        tensors, calls = (tuple(each for part in parts for each in part) for parts in zip(*held, strict=True))
+        return cls(model.Version(), signatures, unused, tensors, calls)
+
+
+def _graph(model: Any, graph: Any) -> tuple[tuple[_Code, ...], tuple[_Call, ...]]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
+    tensors = tuple(_tensor(model, graph.Tensors(index), names) for index in range(graph.TensorsLength()))
+    operators = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    return tensors, tuple(_call(model, graph.Operators(index), tensors, operators) for index in range(graph.OperatorsLength()))
+
+
+# Where WHILE and IF keep the numbers of the graphs they run, as the schema's accessors are called.
+_NESTED = {"WhileOptions": ("CondSubgraphIndex", "BodySubgraphIndex"), "IfOptions": ("ThenSubgraphIndex", "ElseSubgraphIndex")}
+
+
+def _blocks(graph: Any) -> Iterator[int]:
+    """The numbers of the graphs that a graph's operators run."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = {getattr(schema.BuiltinOptions, name): name for name in _NESTED}
+    for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
+        name = kinds.get(operator.BuiltinOptionsType())
+        if name is not None:
+            table, options = operator.BuiltinOptions(), getattr(schema, name)()
+            options.Init(table.Bytes, table.Pos)
+            yield from (getattr(options, field)() for field in _NESTED[name])
 
 
 def _tensor(model: Any, tensor: Any, names: dict[int, str]) -> _Code:
@@ -127,8 +153,8 @@ def _call(model: Any, operator: Any, tensors: tuple[_Code, ...], names: dict[int
 def _findings(file: _File) -> Iterator[Finding]:
     if file.version != _SCHEMA_VERSION:
         yield Finding("error", "model", f"schema version is {file.version}, not {_SCHEMA_VERSION}")
-    if file.subgraphs != 1:
-        yield Finding("error", "model", f"{file.subgraphs} subgraphs where one is written")
+    for name in file.unused:
+        yield Finding("error", name, "a graph that nothing runs")
     if _SIGNATURE not in file.signatures:
         yield Finding("error", "model", f"no signature {_SIGNATURE}")
     for tensor in file.tensors:

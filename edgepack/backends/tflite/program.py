@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,12 +76,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Call:
-    """One operator: schema name, tensors (None for an omitted input), options."""
+    """One operator: schema name, tensors (None for an omitted input), options, and the graphs that WHILE and IF run, in this order."""
 
     operator: str
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor, ...]
     options: Options | None = None
+    blocks: tuple[Program, ...] = ()
 
     def option(self, name: str) -> Any:
         """A field of the options, None when it is not set."""
@@ -96,3 +97,10 @@ class Program:
     outputs: tuple[tuple[str, Tensor], ...]
     calls: tuple[Call, ...]
     metadata: Mapping[str, bytes] = field(default_factory=dict)
+
+    def all_calls(self) -> Iterator[Call]:
+        """Its calls, and after each those of its blocks."""
+        for call in self.calls:
+            yield call
+            for block in call.blocks:
+                yield from block.all_calls()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepack.backends.artifact import ArtifactDescription, Binding, WriteOptions
+from edgepack.backends.control import with_blocks
 from edgepack.backends.spelling import respell
 from edgepack.backends.table import BackendError, Obstacle
 from edgepack.backends.tflite.emit import Emitter, is_integer, stored_dtype
@@ -87,7 +88,8 @@ def _too_new(program: Program, makers: Mapping[Tensor, Operation], options: Writ
     old, hint = old_runtime(options.runtime), "use another scheme (w8 computes in float) or operator, or leave this target out"
     if old is None:
         return []
-    found = [(makers[call.outputs[0]], cause) for call in program.calls if (cause := old.refusal(call))]
+    pairs = [(call, inner) for call in program.calls for inner in (call, *(each for block in call.blocks for each in block.all_calls()))]
+    found = [(makers[call.outputs[0]], cause) for call, inner in pairs if (cause := old.refusal(inner))]
     return [Obstacle("tflite", maker.op_type, maker.name, cause, hint) for maker, cause in found]
 
 
@@ -101,7 +103,7 @@ def _readers_of_dynamic_rows(graph: FoldedGraph) -> list[Obstacle]:
 
 def _lowered(graph: FoldedGraph, options: WriteOptions) -> tuple[Program, Mapping[Tensor, Operation]]:
     """The artifact of a graph without obstacles, and which operation makes a tensor."""
-    emit = Emitter(Scheme.parse(options.scheme), old_runtime(options.runtime))
+    emit = Emitter(Scheme.parse(options.scheme), old_runtime(options.runtime), _block)
     makers: dict[Tensor, Operation] = {}
     inputs = [(operand.name, _input(operand, emit, options)) for operand in graph.inputs]
     for operation in graph.operations:
@@ -122,6 +124,29 @@ def _lowered(graph: FoldedGraph, options: WriteOptions) -> tuple[Program, Mappin
     return replace(program, metadata={**_metadata(options, emit.layouts(program)), NAME: metadata(program, options)}), makers
 
 
+def _block(graph: FoldedGraph, outer: Emitter) -> Program:
+    """A graph inside an operation: what goes in and out lies as on the hub, each in a tensor of its own.
+
+    Only what a body hands on in its place stays the tensor it is, so that the kernel copies nothing.
+    """
+    emit = Emitter(outer.scheme, outer.runtime, _block)
+    inputs = [(operand.name, emit.output(operand, Layout.plain(operand.shape))) for operand in graph.inputs]
+    for name, view in inputs:
+        emit.bind(name, view)
+    for operation in graph.operations:
+        _lower(operation, emit)
+    taken = {view.tensor for _, view in inputs}
+    outputs: list[tuple[str, View]] = []
+    for place, operand in enumerate(graph.outputs):
+        view = emit.plain(emit.take(operand))
+        is_handed_on = place < len(inputs) and inputs[place][1].tensor is view.tensor
+        is_shared = not is_handed_on and (view.is_constant or view.tensor in taken)
+        outputs.append((operand.name, emit.copy(view, operand.name) if is_shared else view))
+        taken.add(outputs[-1][1].tensor)
+    program = emit.program(inputs, outputs, {})
+    return unshared(program) if emit.runtime is not None else program
+
+
 def _read(model: Path) -> FoldedGraph:
     import onnx_ir as ir
     from onnx_ir.passes.common import LiftConstantsToInitializersPass
@@ -131,6 +156,7 @@ def _read(model: Path) -> FoldedGraph:
     held = ir.load(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(held)
     respell(held, _SPELLINGS)
+    with_blocks(held, _SPELLINGS)
     for node in held.graph:
         if node.op_type == "NonMaxSuppression":
             _give_most_rows(node)

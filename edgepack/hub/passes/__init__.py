@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgepack.hub.passes import (
     activations,
+    bodies,
     control,
     declared,
     elementwise,
@@ -59,6 +60,7 @@ def sequence() -> list[Rewrite]:
         Rewrite("scatter by rows", structure.scatter_by_rows),
         Rewrite("fold constants", folding.fold_constants, structure.no_functions),
         Rewrite("write out control flow", control.write_out),
+        Rewrite("canonical bodies", bodies.canonical_bodies),
         Rewrite("plain recurrent layers", recurrent.plain_layers, ensures=recurrent.are_plain),
         Rewrite("fold patterns", layers.fold_patterns, ensures=layers.no_batch_norm_after_linear),
         Rewrite("normalize Gemm", layers.normalize_gemm, ensures=layers.gemms_are_plain),
@@ -100,6 +102,6 @@ def _spellings() -> list[Rewrite]:
 def after_pinning() -> list[Rewrite]:
     """What must run again once sizes are known: shapes, what can be computed from them, and names for new nodes."""
     by_name = {rewrite.name: rewrite for rewrite in sequence()}
-    first = ("whole windows", "infer shapes", "fold constants", "write out control flow", "transposed pads")
+    first = ("whole windows", "infer shapes", "fold constants", "write out control flow", "canonical bodies", "transposed pads")
     last = ("static reshapes", "fewer axes", "share and drop", "strip defaults", "name nodes", "infer shapes")
     return [*(by_name[name] for name in first), *_spellings(), *(by_name[name] for name in last)]

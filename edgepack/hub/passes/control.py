@@ -1,7 +1,7 @@
 """Control flow written out: an If is one of its branches, or both and a choice; a Loop or Scan of known length is its steps.
 
-What is left in place is run by onnxruntime as it is and refused by the other backends: a Loop that runs as often as its data says, branches
-whose results differ in shape, and what would be too long or could fail where it would not have been run.
+What is left in place has its bodies in canonical form (edgepack.hub.passes.bodies): a Loop that runs as often as its data says, and what
+would be too long or could fail where it would not have been run.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _loop(node: ir.Node, spell: Spelling) -> Values | None:
     scans = len(node.outputs) - len(states)
     if trips is None or not _fits(int(trips.item()), body):
         return None
-    may_end = (condition is not None and constant(condition) is None) or not _never_ends(body)
+    may_end = (condition is not None and constant(condition) is None) or not never_ends(body)
     if may_end and (scans or not _is_safe(body)):
         return None
     held = constant(condition)
@@ -121,7 +121,7 @@ def _loop(node: ir.Node, spell: Spelling) -> Values | None:
     return _owned([*states, *(_stacked(row, 0, spell) for row in rows)], spell)
 
 
-def _never_ends(body: ir.Graph) -> bool:
+def never_ends(body: ir.Graph) -> bool:
     """Whether a body's condition is true whenever it was."""
     value = body.outputs[0]
     while (producer := value.producer()) is not None and producer.op_type == "Identity" and producer.inputs[0] is not None:

@@ -111,11 +111,25 @@ def name_nodes(model: ir.Model) -> bool:
     """Unique names made of the operator and its output."""
     from onnx_ir.passes import common
 
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         if not node.name:
             node.name = f"{node.op_type}_{node.outputs[0].name}"
     run_passes(model, common.NameFixPass())
+    _name_inner_values(model)
     return False
+
+
+def _name_inner_values(model: ir.Model) -> None:
+    """Names that no other body has: onnx's inference takes what it learnt of a value in one body for true in the next."""
+    seen = {value.name for value in (*model.graph.inputs, *model.graph.initializers.values())}
+    seen |= {value.name for node in model.graph for value in node.outputs}
+    for graph in model.graph.subgraphs():
+        for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
+            name, count = value.name, 0
+            while name and value.name in seen:
+                count += 1
+                value.name = f"{name}_{count}"
+            seen.add(value.name)
 
 
 def all_named(model: ir.Model) -> str | None:

@@ -145,7 +145,11 @@ def _repeated(x: Var, widths: Sequence[tuple[int, int]], mode: str, emit: Emitte
 @lowers("Flatten", honours={"axis"}, reals=False)
 def reshape(operation: Operation, emit: Emitter) -> Var:
     """ONNX Reshape-21 and Flatten-21: the hub's shapes are static, so the output's own shape says it all."""
-    return emit("reshape", x=emit.value(required(operation, 0)), shape=list(operation.outputs[0].shape))
+    source, shape = required(operation, 0), list(operation.outputs[0].shape)
+    x = emit.value(source)
+    if not shape:  # MIL takes no empty list for a shape
+        return emit("squeeze", x=x, axes=list(range(source.rank))) if source.rank else x
+    return emit("reshape", x=x, shape=shape)
 
 
 @lowers("Transpose", honours={"perm"}, reals=False)

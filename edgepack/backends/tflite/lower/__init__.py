@@ -2,6 +2,7 @@
 
 from edgepack.backends.tflite.lower import (
     activation,
+    control,
     convolution,
     detection,
     elementwise,
@@ -20,6 +21,7 @@ from edgepack.backends.tflite.lower import (
 
 __all__ = [
     "activation",
+    "control",
     "convolution",
     "detection",
     "elementwise",
