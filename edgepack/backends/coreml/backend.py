@@ -26,6 +26,7 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
         BackendError: the model cannot be expressed (nothing is written), or the saved package does not hold what it must.
         HubError: a shape is not static.
     """
+    from edgepack.backends.coreml.attention import RELEASE, with_attention
     from edgepack.backends.coreml.frontend import build, demand_release, find_obstacles
     from edgepack.backends.coreml.images import check_images, find_image_obstacles
     from edgepack.backends.coreml.package import check_encodings, replace_package, save
@@ -38,7 +39,7 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
     _refuse([*find_image_obstacles(hub, options.image_inputs), *find_obstacles(hub)])
     demand_release(hub.operations, ios)
     dtype = "float32" if options.scheme == "fp32" else "float16"
-    built = build(hub, dtype, ios)
+    built = build(with_attention(hub, dtype) if ios >= RELEASE else hub, dtype, ios)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".coreml-") as scratch:
         saved = Path(scratch) / FILE

@@ -2,6 +2,7 @@
 
 from edgepack.backends.coreml.lower import (
     activation,
+    attention,
     convolution,
     elementwise,
     functions,
@@ -19,6 +20,7 @@ from edgepack.backends.coreml.lower import (
 
 __all__ = [
     "activation",
+    "attention",
     "convolution",
     "elementwise",
     "functions",
