@@ -129,7 +129,7 @@ def judged(outcome: Result, scheme: str, ort_db: float) -> Result:
     floor = FP16_DB if scheme == "fp16" else min(ort_db - FP32_BELOW_ORT_DB, FP32_EXACT_DB)
     if math.isfinite(outcome.sqnr_db) or outcome.sqnr_db > 0:
         reason = "" if outcome.sqnr_db >= floor else f"{outcome.sqnr_db:.1f} dB, {floor:.1f} dB needed"
-        return Outcome(WRONG if reason else PASS, reason, outcome.sqnr_db)
+        return replace(outcome, outcome=WRONG if reason else PASS, reason=reason)
     return Outcome(WRONG, "not finite", outcome.sqnr_db)
 
 
