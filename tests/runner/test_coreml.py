@@ -42,9 +42,7 @@ def mac(tmp_path: Path) -> Mac:
     return Mac.make(tmp_path / "mac")
 
 
-def ask(
-    mac: Mac, package: Path, folder: Path, action: str = "run", samples: Any = None, more: Any = None, **request: Any
-) -> dict[str, Any]:
+def ask(mac: Mac, package: Path, folder: Path, action: str = "run", samples: Any = None, more: Any = (), **request: Any) -> dict[str, Any]:
     """What the single-file program answers where there is no edgepack."""
     np.savez(folder / "in.npz", x=SAMPLES if samples is None else samples, **dict(more))
     asked = {"schema": 1, "action": action, "artifacts": {"a": str(package)}, "warm_up": 1, "pairs": 3, "unit": "cpu_only"}
