@@ -22,6 +22,9 @@ class TargetError(InputError):
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TAKEN = ("golden", "hub", "measurements", "pack.json", "report.html")
 
+# Releases whose Core ML has no states.
+_STATELESS = ("iOS15", "iOS16", "iOS17")
+
 # No byte count or rate is larger; NaN and infinity are not below it, nor is an integer that no float holds.
 MOST = 2**63
 
@@ -32,10 +35,12 @@ class TargetConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     Attributes:
         scale_dtype: "float16" when it computes scales in fp16.
         runtime: the oldest release of the backend's runtime that must run them ("2.14" of TensorFlow Lite); "" for today's.
+        state: where a student's state is: "passed" in and out by the app, or "kept" by the runtime (Core ML, iOS 18; docs/state.md).
     """
 
     scale_dtype: Literal["float32", "float16"] = "float32"
     runtime: Literal["", "2.14"] = ""
+    state: Literal["passed", "kept"] = "passed"
 
 
 class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,6 +141,8 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("it carries no scheme")
         for scheme in self.schemes:
             _demand_scheme(scheme)
+        if self.constraints.state == "kept" and (self.backend != "coreml" or self.minimum_os in _STATELESS):
+            raise ValueError('constraints.state "kept" is for backend coreml and minimum_os iOS18 or later')
         is_old = bool(self.constraints.runtime)
         if (self.runner == "tflite_runtime") != is_old or (is_old and self.backend != "tflite"):
             raise ValueError("runner tflite_runtime is for backend tflite with constraints.runtime 2.14, and for nothing else")

@@ -112,6 +112,12 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"tables": '[constraints]\nruntime = "2.13"'}, "2.13"),
         ({"tables": '[constraints]\nruntime = "2.14"'}, "runner tflite_runtime is for"),
         ({"runner": '"tflite_runtime"', "backend": '"tflite"'}, "runner tflite_runtime is for"),
+        ({"tables": '[constraints]\nstate = "hidden"'}, "hidden"),
+        ({"tables": '[constraints]\nstate = "kept"'}, 'constraints.state "kept" is for backend coreml and minimum_os iOS18'),
+        (
+            {"backend": '"coreml"', "runner": '"mil"', "minimum_os": '"iOS17"', "tables": '[constraints]\nstate = "kept"'},
+            'constraints.state "kept" is for backend coreml and minimum_os iOS18',
+        ),
         ({"tables": f"[budgets]\nsize_bytes = {10**400}"}, "finite"),
         ({"tables": "[budgets"}, "board.toml"),
         ({"tables": '[hardware]\nmodel = "A board"'}, "machine"),

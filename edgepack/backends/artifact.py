@@ -35,6 +35,8 @@ class ArtifactDescription(msgspec.Struct, frozen=True):
         notes: facts worth a line in the report ("compute precision float16").
         minimum_os: the oldest system that runs it, as the target names it.
         state: of a stateful student: artifact input -> the artifact output it takes in the next step.
+        kept: of these inputs, those that the format itself keeps between invocations, as tensors of an ``MLState`` (float16). Who runs the
+            artifact through ``edgepack.runner`` feeds and gets them like the others; for an app they are no inputs, their outputs none.
     """
 
     file: str
@@ -44,6 +46,7 @@ class ArtifactDescription(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     minimum_os: str = ""
     state: dict[str, str] = {}
+    kept: tuple[str, ...] = ()
 
 
 def artifact_state(state: Mapping[str, str], inputs: Iterable[Binding], outputs: Iterable[Binding]) -> dict[str, str]:
@@ -91,6 +94,7 @@ class WriteOptions(msgspec.Struct, frozen=True):
             "GRAYSCALE".
         images: inputs that hold images, by name, for the artifact's metadata.
         runtime: the oldest release of the format's runtime that must run it ("2.14"); "" for today's.
+        state: what the artifact itself is to keep between invocations, where the format can: hub input -> the hub output it takes next.
     """
 
     scheme: str
@@ -103,3 +107,4 @@ class WriteOptions(msgspec.Struct, frozen=True):
     image_inputs: dict[str, str] = {}
     images: dict[str, ImageInput] = {}
     runtime: str = ""
+    state: dict[str, str] = {}

@@ -29,6 +29,7 @@ def write(
     progress: Progress,
     image_inputs: bool = False,
     runtime: str = "",
+    keeps_state: bool = False,
 ) -> None:
     """Write the artifact with artifact.json (its description) and findings.json (its lint, from disk).
 
@@ -37,6 +38,7 @@ def write(
         format: the backend's name; minimum_os: the oldest system that must run it, as the target names it.
         image_inputs: let the format's own images be the inputs that hold pixels, where it has such.
         runtime: the oldest release of the format's runtime that must run it; "" for today's.
+        keeps_state: whether the artifact is to keep the student's state itself.
     """
     described = msgspec.json.decode(student.read_bytes(), type=StudentDescription)
     images = _images(described)
@@ -51,6 +53,7 @@ def write(
         image_inputs={name: image.colours for name, image in images.items()} if image_inputs else {},
         images=images,
         runtime=runtime,
+        state=described.state if keeps_state else {},
     )
     _refuse_own_codes(model, scheme)
     writer = backend(format)

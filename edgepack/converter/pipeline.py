@@ -339,6 +339,7 @@ def write_step(name: str, target: Target, scheme: str, image_inputs: bool, sourc
     """The step that writes the artifact of a target in a scheme from ``sources``: model, student, example."""
     parameters = {"format": target.backend, "minimum_os": target.minimum_os, "scheme": scheme, "image_inputs": image_inputs}
     parameters |= {"runtime": target.constraints.runtime} if target.constraints.runtime else {}
+    parameters |= {"keeps_state": True} if target.constraints.state == "kept" else {}
     outputs = (ARTIFACT_FILES[target.backend], "artifact.json", "findings.json")
     return Step(f"{name}: write", "edgepack.backends.steps:write", sources, parameters, outputs, limits)
 

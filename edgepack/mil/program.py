@@ -6,6 +6,7 @@ rounded to fp16, as Core ML's CPU and Neural Engine kernels do at least. Between
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from edgepack.mil.package import refuse_unsafe_package
 from edgepack.mil.protobuf import drop_mistyped_epsilons
 from edgepack.mil.rounding import to_half
 
+# Metadata of a package: its states -> what an output is called that tells what they hold afterwards, as JSON.
+STATE = "edgepack.state"
+
 
 @dataclass(frozen=True)
 class Program:
@@ -29,6 +33,7 @@ class Program:
     Attributes:
         inputs, outputs: name, dtype ("float32", "int32") and shape, in the package's order; a size may be None (any).
         states: the tensors it keeps from one run to the next.
+        state_outputs: how what a state holds afterwards is called by who wrote the package (edgepack): state -> name.
         opset: the package's MIL opset ("CoreML7").
         body: its operations.
     """
@@ -36,6 +41,7 @@ class Program:
     inputs: tuple[TensorType, ...]
     outputs: tuple[TensorType, ...]
     states: tuple[TensorType, ...]
+    state_outputs: Mapping[str, str]
     opset: str
     body: Steps
 
@@ -52,7 +58,8 @@ class Program:
         variables = list(function.inputs.values())
         inputs, states = (tuple(_type(held) for held in variables if _is_state(held) is kept) for kept in (False, True))
         outputs = tuple(_type(variable) for variable in function.outputs)
-        return cls(inputs, outputs, states, opset_name(function), _block(function, [declared.name for declared in (*inputs, *states)]))
+        body = _block(function, [declared.name for declared in (*inputs, *states)])
+        return cls(inputs, outputs, states, _state_outputs(Path(path)) if states else {}, opset_name(function), body)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -112,6 +119,11 @@ def all_operations(block: Any) -> Iterator[Any]:
         yield operation
         for inner in operation.blocks:
             yield from all_operations(inner)
+
+
+def _state_outputs(path: Path) -> dict[str, str]:
+    own = coremltools().utils.load_spec(str(path)).description.metadata.userDefined
+    return {str(state): str(result) for state, result in json.loads(own.get(STATE, "{}")).items()}
 
 
 def _checked(declared: TensorType, array: Array | None) -> Array:

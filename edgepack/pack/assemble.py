@@ -118,6 +118,7 @@ class Assembler:
             failures=failures,
             answer=self._answer(branch),
             state=described.state,
+            kept=described.kept,
         )
 
     def _answer(self, branch: Branch) -> FileRecord:

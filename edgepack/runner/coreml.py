@@ -9,6 +9,7 @@ Core ML and the frameworks below it must not be used in a process that was forke
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import platform
 import sys
@@ -41,24 +42,32 @@ class CoreMlSession:
         self._images = {held.name: held.type.imageType for held in description.input if held.type.WhichOneof("Type") == "imageType"}
         self._dtypes = {held.name: _dtype(held) for held in description.output}
         self._unit = unit
+        self._state: Any = self._model.make_state() if description.state else None
+        # State -> what the output is called that tells what it holds afterwards (edgepack.mil.program.STATE).
+        self._kept: dict[str, str] = json.loads(description.metadata.userDefined.get("edgepack.state", "{}"))
         self._feed: dict[str, Any] = {}
         self._results: Mapping[str, Any] = {}
 
     def set_inputs(self, feed: Mapping[str, NDArray[Any]]) -> None:
-        """Take a copy of one sample, by input name; pixels become an image where the package takes one."""
+        """Take a copy of one sample, by input name; pixels become an image where the package takes one, a state is written."""
+        for name in self._kept:
+            # Core ML's buffer is float16, which coremltools fills from float32.
+            self._state.write_state(name, np.array(feed[name], np.float32))
         self._feed = {
             name: _image(name, array, _MODES.get(self._images[name].colorSpace, "")) if name in self._images else np.array(array)
             for name, array in feed.items()
+            if name not in self._kept
         }
 
     def invoke(self) -> None:
         """Predict, with what coremltools needs to hand arrays over and back."""
         # predict replaces members of what it is given.
-        self._results = self._model.predict(dict(self._feed))
+        self._results = self._model.predict(dict(self._feed), *([] if self._state is None else [self._state]))
 
     def outputs(self) -> contract.Arrays:
         """Copies of the results by name, in the dtypes that the package declares (coremltools widens float16)."""
-        return {name: np.array(self._results[name], dtype) for name, dtype in self._dtypes.items()}
+        given = {name: np.array(self._results[name], dtype) for name, dtype in self._dtypes.items()}
+        return given | {result: np.array(self._state.read_state(state), np.float32) for state, result in self._kept.items()}
 
     def describe(self) -> dict[str, Any]:
         """The compute units that Core ML was allowed to use; which it used, it does not tell."""

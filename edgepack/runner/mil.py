@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.mil.operation import State
 from edgepack.mil.program import Program
+from edgepack.mil.rounding import to_half
 from edgepack.runner import contract
 
 
@@ -18,20 +20,24 @@ class MilSession:
 
     def __init__(self, artifact: str) -> None:
         self._program = Program.load(artifact)
+        self._states = self._program.new_states()
         self._feed: contract.Arrays = {}
         self._results: contract.Arrays = {}
 
     def set_inputs(self, feed: Mapping[str, NDArray[Any]]) -> None:
-        """Take a copy of one sample, by input name."""
-        self._feed = {name: np.array(array) for name, array in feed.items()}
+        """Take a copy of one sample, by input name; states are written, where the package says what becomes of them."""
+        named = self._program.state_outputs
+        self._feed = {name: np.array(array) for name, array in feed.items() if name not in named}
+        self._states = self._program.new_states() if not named else {name: State(to_half(np.array(feed[name]))) for name in named}
 
     def invoke(self) -> None:
         """Run every operation."""
-        self._results = self._program.run(self._feed)
+        self._results = self._program.run(self._feed, self._states)
 
     def outputs(self) -> contract.Arrays:
-        """Copies of the results, by output name."""
-        return {name: array.copy() for name, array in self._results.items()}
+        """Copies of the results, by output name, and of what states hold now, by the names that the package has for it."""
+        held = {result: self._states[state].array for state, result in self._program.state_outputs.items()}
+        return {name: array.copy() for name, array in {**self._results, **held}.items()}
 
     def describe(self) -> dict[str, Any]:
         """Opset and operations of the package."""

@@ -117,9 +117,9 @@ def served_to(app: App, held: Served) -> Served:
     """
     runner, pack = APP_RUNNERS[app.runtime], held.pack
     fitting = [each for each in held.chosen if each.platform == app.platform and each.runner == runner]
-    artifacts = [each for each in fitting if not each.failures]
+    artifacts = [each for each in fitting if not _why_no_app(each)]
     if not artifacts:
-        why = "each of them failed its gate" if fitting else f"it was not built for {app.platform}, or -t and -s leave that out"
+        why = _why_no_app(fitting[0]) if fitting else f"it was not built for {app.platform}, or -t and -s leave that out"
         raise PackError(
             f"this pack has no artifact for an app on {app.platform} with {APP_RUNTIMES[app.runtime]} ({why})", "build it again"
         )
@@ -127,7 +127,7 @@ def served_to(app: App, held: Served) -> Served:
         pack.file(artifact)
     runs = [(artifact, unit) for unit in app.units for artifact in artifacts]
     groups = _grouped([_numbered(index, artifact, pack, unit) for index, (artifact, unit) in enumerate(runs)])
-    left_out = tuple(f"{each.target} {each.scheme}: {_FAILED}" for each in fitting if each.failures)
+    left_out = tuple(f"{each.target} {each.scheme}: {why}" for each in fitting if (why := _why_no_app(each)))
     return replace(held, groups=groups, left_out=left_out)
 
 
@@ -160,6 +160,13 @@ def _why_not(artifact: ArtifactRecord) -> str:
         return _FAILED
     odd = {binding.dtype for binding in (*artifact.inputs, *artifact.outputs)} - _TYPES[artifact.runner]
     return f"{RUNTIMES[artifact.runner]} has no tensors of type {', '.join(sorted(odd))}" if odd else ""
+
+
+def _why_no_app(artifact: ArtifactRecord) -> str:
+    """Why an app cannot measure an artifact of its runtime, or should not; "" where it can."""
+    if artifact.failures:
+        return _FAILED
+    return "Core ML keeps its state, and the app feeds inputs alone: measure the artifact of target ios" if artifact.kept else ""
 
 
 _FAILED = "it failed its gate, and wrong answers have no latency"

@@ -161,12 +161,19 @@ class Computed:
 
 
 def computed(
-    folder: Path, hub: str, feed: Arrays, backend: Any, load: Callable[[str], Any], scheme: str = "fp32", runtime: str = ""
+    folder: Path,
+    hub: str,
+    feed: Arrays,
+    backend: Any,
+    load: Callable[[str], Any],
+    scheme: str = "fp32",
+    runtime: str = "",
+    minimum_os: str = "",
 ) -> Computed | Result:
     """Write an artifact of ``folder / hub``, lint it, read it back and run it; a Result when that fails after writing."""
     from edgepack.backends.artifact import WriteOptions
 
-    described = backend.write(folder / hub, folder, WriteOptions(scheme, runtime=runtime))
+    described = backend.write(folder / hub, folder, WriteOptions(scheme, minimum_os=minimum_os, runtime=runtime))
     try:
         findings = [finding for finding in backend.lint(folder / described.file) if finding.level == "error"]
         if findings:

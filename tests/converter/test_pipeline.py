@@ -41,6 +41,12 @@ def test_all_targets_of_a_static_scheme_share_one_quantized_hub(manifest: Path) 
     assert {models[target, "fp32"] for target in ("raspberry-pi-5", "android", "ios")} == {Output("hub", "model.onnx")}
 
 
+def test_the_one_target_whose_runtime_keeps_states_says_so_to_the_writer() -> None:
+    build = pipeline(request(PI, IOS, load_target("ios18"), schemes=("fp32",)))
+    told = {branch.target.name: branch.write.parameters.get("keeps_state") for branch in build.branches}
+    assert told == {"raspberry-pi-5": None, "ios": None, "ios18": True}
+
+
 def test_scales_are_narrow_for_all_when_one_target_computes_them_in_fp16(manifest: Path) -> None:
     def scale_dtype(*targets: object) -> str:
         build = pipeline(request(*targets, schemes=("w8a8",), manifest=manifest))

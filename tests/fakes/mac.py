@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
+from edgepack.mil.operation import State
 from edgepack.mil.program import Program
 from tests.fakes.sshd import Server
 
@@ -57,8 +58,10 @@ class Interpreter:
     def _serve(self, client: Connection) -> None:
         with contextlib.suppress(EOFError, OSError), client:
             while True:
-                package, feed = client.recv()
-                client.send(self._program(Path(package)).run(feed))
+                package, feed, held = client.recv()
+                states = {name: State(array) for name, array in held.items()}
+                results = self._program(Path(package)).run(feed, states)
+                client.send((results, {name: state.array for name, state in states.items()}))
 
     def _program(self, package: Path) -> Program:
         key = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sorted(package.rglob("*")) if path.is_file())

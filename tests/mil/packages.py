@@ -48,20 +48,20 @@ def save_package(body: Body, inputs: Mapping[str, NDArray[Any]], folder: Path, i
     return folder / "m.mlpackage"
 
 
-def interpret(body: Body, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
+def interpret(body: Body, /, release: int = 17, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
     """What the interpreter gives for the package of ``body``, in output order."""
     with tempfile.TemporaryDirectory() as folder:
-        program = Program.load(save_package(body, inputs, Path(folder)))
+        program = Program.load(save_package(body, inputs, Path(folder), release))
         found = program.run(inputs)
         return [found[output.name] for output in program.outputs]
 
 
-def infer(body: Body, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
+def infer(body: Body, /, release: int = 17, **inputs: NDArray[Any]) -> list[NDArray[Any]]:
     """What coremltools' own ``value_inference`` gives for constants."""
     ct = coremltools()
     from coremltools.converters.mil.mil import Function
 
-    with Function({"unused": builder().placeholder(shape=(1,))}, opset_version=ct.target.iOS17) as function:
+    with Function({"unused": builder().placeholder(shape=(1,))}, opset_version=getattr(ct.target, f"iOS{release}")) as function:
         found = body(**{name: builder().const(val=array) for name, array in inputs.items()})
         values = [output.val for output in (found if isinstance(found, list | tuple) else [found])]
         function.set_outputs([builder().identity(x=function.inputs["unused"])])

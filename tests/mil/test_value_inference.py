@@ -1,4 +1,9 @@
-"""The interpreter against MIL's own ``value_inference`` on constants, which Apple wrote and neither our frontend nor interpreter uses."""
+""def branch(mb: Any, x: Any, bound: float) -> Any:
+    pred = mb.greater(x=mb.reduce_max(x=x, axes=[0, 1, 2], keep_dims=False), y=np.float32(bound))
+    return mb.cond(pred=pred, _true_fn=lambda: mb.add(x=x, y=np.float32(1)), _false_fn=lambda: mb.mul(x=x, y=np.float32(2)))
+
+
+"The interpreter against MIL's own ``value_inference`` on constants, which Apple wrote and neither our frontend nor interpreter uses."""
 
 from __future__ import annotations
 
@@ -49,6 +54,8 @@ PLACES = np.array([[[2, 0, 1, 2], [0, 1, 2, 0]], [[1, 1, 0, 2], [2, 0, 1, 0]]], 
 
 Form = Callable[[Any, Any], Any]
 FORMS: dict[str, Form] = {
+    "first branch": lambda mb, x: branch(mb, x, -100),
+    "second branch": lambda mb, x: branch(mb, x, 100),
     "clip": lambda mb, x: mb.clip(x=x, alpha=np.float32(-0.5), beta=np.float32(0.7)),
     "leaky_relu": lambda mb, x: mb.leaky_relu(x=x, alpha=np.float32(0.2)),
     "prelu": lambda mb, x: mb.prelu(x=mb.expand_dims(x=x, axes=[0]), alpha=np.array([0.1, 0.2], np.float32)),
@@ -236,6 +243,24 @@ def test_indices_computed_at_run_time(perm: list[int], indices: Any) -> None:
     close(found, infer(body, x=X, y=indices))
 
 
+# Of iOS 18: queries are x, (2, 3, 4).
+ATTENTIONS: dict[str, Form] = {
+    "plain": lambda mb, x: mb.scaled_dot_product_attention(query=x, key=mb.mul(x=x, y=np.float32(-2)), value=x),
+    "other lengths": lambda mb, x: mb.scaled_dot_product_attention(query=x, key=KEYS, value=KEYS[..., :3]),
+    "added mask": lambda mb, x: mb.scaled_dot_product_attention(query=x, key=KEYS, value=KEYS, attn_mask=KEYS[0, :3, :1] * KEYS[0, :, 1]),
+    "boolean mask": lambda mb, x: mb.scaled_dot_product_attention(query=x, key=KEYS, value=KEYS, attn_mask=KEYS[0, :, 0] != KEYS[0, 1, 0]),
+}
+KEYS = np.random.default_rng(3).normal(0, 1, (2, 5, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention_equals_value_inference(name: str) -> None:
+    def body(x: Any) -> Any:
+        return ATTENTIONS[name](builder(), x)
+
+    close(interpret(body, release=18, x=X), infer(body, release=18, x=X))
+
+
 def test_every_operation_the_backend_emits_that_infers_values_is_compared_here() -> None:
     coremltools()
     from coremltools.converters.mil.mil.operation import Operation
@@ -256,4 +281,6 @@ def compared() -> set[str]:
         functions(x), arithmetic(x, x), whole(y, y), reductions(x)
         [form(builder(), x) for form in FORMS.values()]
         function.set_outputs([x])
-    return {str(held.op_type) for held in function.operations}
+    with Function({"x": builder().placeholder(shape=SHAPE, dtype=types.fp32)}, opset_version=coremltools().target.iOS18) as newer:
+        newer.set_outputs([form(builder(), newer.inputs["x"]) for form in ATTENTIONS.values()])
+    return {str(held.op_type) for held in (*function.operations, *newer.operations)}

@@ -42,9 +42,9 @@ def mac(tmp_path: Path) -> Mac:
     return Mac.make(tmp_path / "mac")
 
 
-def ask(mac: Mac, package: Path, folder: Path, action: str = "run", samples: Any = None, **request: Any) -> dict[str, Any]:
+def ask(mac: Mac, package: Path, folder: Path, action: str = "run", samples: Any = None, more: Any = (), **request: Any) -> dict[str, Any]:
     """What the single-file program answers where there is no edgepack."""
-    np.savez(folder / "in.npz", x=SAMPLES if samples is None else samples)
+    np.savez(folder / "in.npz", x=SAMPLES if samples is None else samples, **dict(more))
     asked = {"schema": 1, "action": action, "artifacts": {"a": str(package)}, "warm_up": 1, "pairs": 3, "unit": "cpu_only"}
     asked |= {"inputs": str(folder / "in.npz"), "outputs": str(folder / "out.npz"), **request}
     (folder / "request.json").write_text(json.dumps(asked))
@@ -84,6 +84,27 @@ def test_an_image_is_handed_over_as_one(mac: Mac, tmp_path: Path) -> None:
         assert np.array_equal(outputs["y"], 2 * pixels)
     refused = ask(mac, package, tmp_path, samples=pixels + 0.5)
     assert not refused["ok"] and "whole pixels 0 to 255" in refused["error"]
+
+
+def summing(folder: Path) -> Path:
+    """A package that adds what it hears to a state, and gives twice the sum."""
+    nodes = [helper.make_node("Add", ["x", "past"], ["next"], name="add"), helper.make_node("Mul", ["next", "two"], ["y"], name="twice")]
+    x, past, y, following = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in ("x", "past", "y", "next"))
+    graph = helper.make_graph(nodes, "sum", [x, past], [y, following], [numpy_helper.from_array(np.array(2, np.float32), "two")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), folder / "hub.onnx")
+    return folder / write(folder / "hub.onnx", folder, WriteOptions("fp16", minimum_os="iOS18", state={"past": "next"})).file
+
+
+def test_a_state_that_core_ml_keeps_is_written_before_a_step_and_read_after_it(mac: Mac, tmp_path: Path) -> None:
+    package, steps = summing(tmp_path), np.arange(12, dtype=np.float32).reshape(4, 1, 3)
+    past = np.full((4, 1, 3), 100, np.float32)
+    for state, starts in (({}, range(4)), ({"past": "next"}, [0, 2])):
+        assert ask(mac, package, tmp_path, samples=steps, more={"past": past}, state=state, starts=list(starts))["ok"]
+        wanted = [sample + (100 if not state or index in starts else 100 + steps[index - 1]) for index, sample in enumerate(steps)]
+        with np.load(tmp_path / "out.npz") as outputs:
+            assert outputs["next"].dtype == np.float32 and np.array_equal(outputs["next"], wanted)
+            assert np.array_equal(outputs["y"], 2 * np.asarray(wanted))
+    assert ask(mac, package, tmp_path, "time", samples=steps, more={"past": past})["ok"]
 
 
 @pytest.mark.parametrize(

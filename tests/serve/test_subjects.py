@@ -12,7 +12,10 @@ import pytest
 from edgepack.latency.on_device import OpenPack
 from edgepack.latency.protocol import profile
 from edgepack.pack.files import PackError, load_pack
-from edgepack.serve.subjects import Served, input_bytes, plan, served
+from edgepack.serve.messages import Visit
+from edgepack.serve.subjects import Served, input_bytes, plan, served, served_to
+
+FIXTURES = Path(__file__).parents[2] / "demo_app" / "ios" / "EdgepackKit" / "Tests" / "EdgepackKitTests" / "Fixtures"
 
 
 def of(pack: OpenPack) -> Served:
@@ -52,6 +55,17 @@ def test_tensors_that_a_runtime_has_not_in_a_browser_are_named(opened: OpenPack)
     pi_alone = msgspec.structs.replace(manifest, artifacts=(msgspec.structs.replace(manifest.artifacts[0], platform="raspberry-pi"),))
     with pytest.raises(PackError, match=r"LiteRT.js has no tensors of type int8"):
         of(replace(opened, manifest=pi_alone))
+
+
+def test_an_app_is_not_given_a_package_whose_state_core_ml_keeps(opened: OpenPack) -> None:
+    app = msgspec.structs.replace(msgspec.json.decode((FIXTURES / "visit.json").read_bytes(), type=Visit).visitor, units=("all",))
+    first, *others = (each for each in opened.manifest.artifacts if each.runner == "mil")
+    kept = msgspec.structs.replace(first, kept=("past",))
+    held = served_to(app, of(replace(opened, manifest=msgspec.structs.replace(opened.manifest, artifacts=(kept, *others)))))
+    assert len(held.subjects) == len(others) == 1 and "Core ML keeps its state" in held.left_out[0]
+    alone = of(replace(opened, manifest=msgspec.structs.replace(opened.manifest, artifacts=(kept,))))
+    with pytest.raises(PackError, match="Core ML keeps its state"):
+        served_to(app, alone)
 
 
 def test_inputs_are_the_golden_samples_in_the_artifacts_own_layout(opened: OpenPack) -> None:

@@ -55,19 +55,25 @@ class Artifact(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+def hub(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The student's hub, and its state."""
     folder = tmp_path_factory.mktemp("silero")
     student = load_student(f"{FOLDER / 'student.py'}:student")
-    described = student.describe("silero")
     student.program.capture(folder / "captured.onnx")
-    hub = canonicalize(onnx.load(folder / "captured.onnx"), student.program.example()).model
-    onnx.save(ir.to_proto(hub), folder / "hub.onnx")
-    made = {}
+    model = canonicalize(onnx.load(folder / "captured.onnx"), student.program.example()).model
+    onnx.save(ir.to_proto(model), folder / "hub.onnx")
+    return folder / "hub.onnx", student.describe("silero").state
+
+
+@pytest.fixture(scope="module")
+def artifacts(hub: tuple[Path, dict[str, str]]) -> dict[str, Artifact]:
+    path, declared = hub
+    folder, made = path.parent, {}
     loads = {"ort": OrtSession, "tflite": LiteRTSession, "coreml": lambda path, _: MilSession(path)}
     for name, load in loads.items():
         (folder / name).mkdir()
-        written = backend(name).write(folder / "hub.onnx", folder / name, WriteOptions("fp32"))
-        state = artifact_state(described.state, written.inputs, written.outputs)
+        written = backend(name).write(path, folder / name, WriteOptions("fp32"))
+        state = artifact_state(declared, written.inputs, written.outputs)
         made[name] = Artifact(load(str(folder / name / written.file), 1), written, state)
     return made
 
@@ -116,3 +122,18 @@ def test_a_minute_of_streamed_speech_is_heard_as_the_package_hears_it(
     target: str, artifacts: dict[str, Artifact], speech: NDArray[np.float32]
 ) -> None:
     _agrees(np.tile(speech, 60 * RATE // len(speech) + 1)[: 60 * RATE], artifacts[target])
+
+
+@pytest.mark.slow
+def test_a_state_that_core_ml_keeps_hears_bit_for_bit_what_one_that_is_passed_hears(
+    hub: tuple[Path, dict[str, str]], speech: NDArray[np.float32], tmp_path: Path
+) -> None:
+    path, declared = hub
+    heard = []
+    for name, kept in (("passed", {}), ("kept", declared)):
+        written = backend("coreml").write(path, tmp_path / name, WriteOptions("fp16", minimum_os="iOS18", state=kept))
+        state = artifact_state(declared, written.inputs, written.outputs)
+        assert written.kept == tuple(state if kept else ())
+        heard.append(Artifact(MilSession(str(tmp_path / name / written.file)), written, state).listen(steps(speech[: 5 * RATE])))
+    assert heard[0].max() > 0.9
+    np.testing.assert_array_equal(heard[0], heard[1])

@@ -44,3 +44,19 @@ def test_a_state_is_carried_over_the_golden_steps_and_over_a_sequence_of_the_use
     assert len(answers) == len(manifest.artifacts)
     for answer in answers:
         np.testing.assert_allclose(answer["outputs"]["score"], score.numpy(), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_state_that_core_ml_keeps_is_built_judged_and_run_like_one_that_is_passed(tmp_path: Path) -> None:
+    student, pack = f"{stateful_student.__file__}:student", tmp_path / "pack"
+    built = edgepack("build", student, "-t", "ios", "-t", "ios18", "-s", "fp16", "-o", pack, "--latency", "none", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr + built.stdout
+    passed, kept = load_pack(pack).artifacts
+    assert (passed.kept, kept.kept, kept.state) == ((), ("past",), {"past": "next"})
+    assert passed.failures == kept.failures == () and passed.parity.outputs == kept.parity.outputs
+
+    np.savez(tmp_path / "steps.npz", x=np.random.default_rng(3).normal(size=(5, 1, 3)).astype(np.float32))
+    ran = edgepack("run", pack, tmp_path / "steps.npz", "--no-time", "--json", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    first, second = (answer["outputs"] for answer in json.loads(ran.stdout)["answers"])
+    assert first == second and set(first) == {"score", "next"}

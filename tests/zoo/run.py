@@ -1,6 +1,6 @@
 """The architecture zoo through both converters.
 
-    python -m tests.zoo.run [--jobs 2] [--only PATTERN] [--keep FOLDER] [--write docs/zoo.md]
+    python -m tests.zoo.run [--jobs 2] [--only PATTERN] [--keep FOLDER] [--write docs/zoo.md] [--minimum-os iOS18]
 
 Every architecture is captured as a student is, brought to the hub's canonical form, written as TFLite in fp32 and as Core ML in fp32 and
 fp16, read back, run on two inputs (the one it was captured on, and another), and compared with a float64 run of what was captured. Exit
@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.conformance.node_suite import Worker
@@ -52,15 +52,18 @@ class Row:
         return self.hub.outcome == PASS and all(result.outcome == PASS for result in self.results.values())
 
 
-def run(names: Sequence[str], jobs: int, keep: Path | None = None, progress: bool = False) -> list[Row]:
-    """Try architectures in ``jobs`` lanes, each with a process of its own for each kind of work."""
+def run(names: Sequence[str], jobs: int, keep: Path | None = None, progress: bool = False, minimum_os: str = "") -> list[Row]:
+    """Try architectures in ``jobs`` lanes, each with a process of its own for each kind of work.
+
+    With a ``minimum_os`` ("iOS18") only as Core ML, for that system.
+    """
     waiting: queue.Queue[str] = queue.Queue()
     for name in names:
         waiting.put(name)
     rows: dict[str, Row] = {}
     with ExitStack() as held:
         scratch = keep or Path(held.enter_context(tempfile.TemporaryDirectory()))
-        lanes = [threading.Thread(target=_lane, args=(scratch, index, waiting, rows, progress)) for index in range(jobs)]
+        lanes = [threading.Thread(target=_lane, args=(scratch, index, waiting, rows, progress, minimum_os)) for index in range(jobs)]
         for lane in lanes:
             lane.start()
         for lane in lanes:
@@ -68,7 +71,7 @@ def run(names: Sequence[str], jobs: int, keep: Path | None = None, progress: boo
     return [rows[name] for name in names]
 
 
-def _lane(scratch: Path, index: int, waiting: queue.Queue[str], rows: dict[str, Row], progress: bool) -> None:
+def _lane(scratch: Path, index: int, waiting: queue.Queue[str], rows: dict[str, Row], progress: bool, minimum_os: str) -> None:
     workers = {kind: Worker(work, scratch / f"lane{index}" / kind) for kind, work in _WORK.items()}
     try:
         while True:
@@ -78,7 +81,7 @@ def _lane(scratch: Path, index: int, waiting: queue.Queue[str], rows: dict[str, 
                 return
             folder = scratch / name.replace(" ", "_")
             folder.mkdir(exist_ok=True)
-            rows[name] = _row(Job(name, str(folder)), workers)
+            rows[name] = _row(Job(name, str(folder), minimum_os=minimum_os), workers)
             if progress:
                 print(_line(rows[name]), file=sys.stderr, flush=True)
     finally:
@@ -95,7 +98,8 @@ def _row(job: Job, workers: dict[str, Worker]) -> Row:
         return Row(job.name, hub)
     results = {}
     for title, (kind, scheme) in FORMATS.items():
-        results[title] = judged(workers[kind](Job(job.name, job.folder, scheme)), scheme, hub.sqnr_db)
+        if kind == "coreml" or not job.minimum_os:
+            results[title] = judged(workers[kind](replace(job, scheme=scheme)), scheme, hub.sqnr_db)
     return Row(job.name, hub, results)
 
 
@@ -103,7 +107,9 @@ def _line(row: Row) -> str:
     if row.hub.outcome != PASS:
         return f"{row.name}: {row.hub.outcome}: {row.hub.reason}"
     assert isinstance(row.hub, Hub)
-    return f"{row.name}: onnxruntime {row.hub.sqnr_db:.1f}; " + "; ".join(f"{name} {_cell(held)}" for name, held in row.results.items())
+    fused = max((held.attentions for held in row.results.values() if isinstance(held, Outcome)), default=0)
+    cells = [f"{name} {_cell(held)}" for name, held in row.results.items()]
+    return "; ".join([f"{row.name}: onnxruntime {row.hub.sqnr_db:.1f}", *cells, *([f"attentions {fused}"] if fused else [])])
 
 
 def _cell(result: Result) -> str:
@@ -148,14 +154,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="*", help="shell pattern of names; several divided by commas")
     parser.add_argument("--keep", type=Path, help="folder where models and artifacts stay")
     parser.add_argument("--write", type=Path, help="where the table goes")
+    parser.add_argument("--minimum-os", default="", help="only Core ML, for this system (iOS18); no table is written")
     options = parser.parse_args(arguments)
+    if options.minimum_os and options.write is not None:
+        parser.error("the table is of every format: leave --minimum-os out")
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
     from tests.zoo.registry import names
 
     chosen = [name for name in names() if any(fnmatch.fnmatch(name, pattern) for pattern in options.only.split(","))]
     if options.keep is not None:
         options.keep.mkdir(parents=True, exist_ok=True)
-    rows = run(chosen, options.jobs, options.keep, progress=True)
+    rows = run(chosen, options.jobs, options.keep, progress=True, minimum_os=options.minimum_os)
     if options.write is not None:
         options.write.write_text(table(rows))
     lost = [row for row in rows if not row.is_captured]

@@ -35,6 +35,15 @@ def test_every_architecture_is_within_the_bars_of_every_format() -> None:
     assert told(captured) == [] and len(captured) >= 40 and len(rows) - len(captured) <= MOST_NOT_CAPTURED
 
 
+@pytest.mark.slow
+def test_attention_as_one_operation_of_ios_18_is_within_the_same_bars() -> None:
+    pytest.importorskip("transformers", reason="the zoo's networks are transformers' own")
+    wanted = {"BERT": 2, "DETR": 5, "DiT": 2, "Gemma2": 0, "Llama": 2, "Swin": 4, "T5 decoder step": 4, "ViT": 2}
+    rows = run(list(wanted), jobs=2, minimum_os="iOS18")
+    fused = {row.name: {held.attentions for held in row.results.values() if isinstance(held, Outcome)} for row in rows}
+    assert told(rows) == [] and fused == {name: {count} for name, count in wanted.items()}
+
+
 @pytest.mark.parametrize(
     ("sqnr_db", "scheme", "ort_db", "outcome"),
     [

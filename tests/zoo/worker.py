@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,24 @@ FP16_DB = 40.0
 
 @dataclass(frozen=True)
 class Job:
-    """One architecture in a folder; ``scheme`` says in which precision it is written."""
+    """One architecture in a folder; ``scheme`` says in which precision it is written, ``minimum_os`` for which system ("" for any)."""
 
     name: str
     folder: str
     scheme: str = "fp32"
+    minimum_os: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome(Result):
-    """A result with the lowest SQNR in dB over outputs and both inputs, None where nothing ran."""
+    """A result with the lowest SQNR in dB over outputs and both inputs, None where nothing ran.
+
+    Attributes:
+        attentions: how many are one operation of Core ML (iOS 18).
+    """
 
     sqnr_db: float | None = None
+    attentions: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,11 @@ def coreml(job: Job) -> Result:
     from edgepack.backends import coreml as backend
     from edgepack.runner.mil import MilSession
 
-    return _tried(job, backend, MilSession)
+    result = _tried(job, backend, MilSession)
+    if not isinstance(result, Outcome):
+        return result
+    operations = MilSession(str(Path(job.folder) / "model.mlpackage")).describe()["operations"]
+    return replace(result, attentions=operations.get("scaled_dot_product_attention", 0))
 
 
 def _tried(job: Job, backend: Any, load: Any) -> Result:
@@ -99,7 +109,7 @@ def _tried(job: Job, backend: Any, load: Any) -> Result:
     feeds, truths = (pickle.loads((folder / name).read_bytes()) for name in ("feeds.pkl", "truths.pkl"))
     qualities = []
     for feed, wanted in zip(feeds, truths, strict=True):
-        given = computed(folder, "hub.onnx", feed, backend, load, job.scheme)
+        given = computed(folder, "hub.onnx", feed, backend, load, job.scheme, minimum_os=job.minimum_os)
         if isinstance(given, Result):
             return given
         qualities.append(_quality(wanted, given.outputs))
@@ -119,7 +129,7 @@ def judged(outcome: Result, scheme: str, ort_db: float) -> Result:
     floor = FP16_DB if scheme == "fp16" else min(ort_db - FP32_BELOW_ORT_DB, FP32_EXACT_DB)
     if math.isfinite(outcome.sqnr_db) or outcome.sqnr_db > 0:
         reason = "" if outcome.sqnr_db >= floor else f"{outcome.sqnr_db:.1f} dB, {floor:.1f} dB needed"
-        return Outcome(WRONG if reason else PASS, reason, outcome.sqnr_db)
+        return replace(outcome, outcome=WRONG if reason else PASS, reason=reason)
     return Outcome(WRONG, "not finite", outcome.sqnr_db)
 
 

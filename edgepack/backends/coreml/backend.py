@@ -26,9 +26,11 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
         BackendError: the model cannot be expressed (nothing is written), or the saved package does not hold what it must.
         HubError: a shape is not static.
     """
+    from edgepack.backends.coreml.attention import RELEASE, with_attention
     from edgepack.backends.coreml.frontend import build, demand_release, find_obstacles
     from edgepack.backends.coreml.images import check_images, find_image_obstacles
     from edgepack.backends.coreml.package import check_encodings, replace_package, save
+    from edgepack.backends.coreml.states import own_states
 
     minimum_os = options.minimum_os or _DEFAULT_OS
     if minimum_os not in _RELEASES:
@@ -38,7 +40,8 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
     _refuse([*find_image_obstacles(hub, options.image_inputs), *find_obstacles(hub)])
     demand_release(hub.operations, ios)
     dtype = "float32" if options.scheme == "fp32" else "float16"
-    built = build(hub, dtype, ios)
+    kept, left = own_states(hub, options.state, dtype, ios)
+    built = build(with_attention(hub, dtype) if ios >= RELEASE else hub, dtype, ios, kept)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".coreml-") as scratch:
         saved = Path(scratch) / FILE
@@ -47,8 +50,8 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
         check_images(saved, built.inputs, options.image_inputs)
         replace_package(saved, out / FILE)
     images = [f"input '{name}' is an image, {colours}, pixels 0 to 255" for name, colours in options.image_inputs.items()]
-    notes = (f"compute precision {dtype}", *built.notes, *images)
-    return ArtifactDescription(FILE, built.inputs, built.outputs, "mil", notes, minimum_os)
+    notes = (f"compute precision {dtype}", *built.notes, *images, *left, *(f"state '{name}' is kept by Core ML" for name in built.kept))
+    return ArtifactDescription(FILE, built.inputs, built.outputs, "mil", notes, minimum_os, kept=tuple(built.kept))
 
 
 def obstacles(model: Path) -> list[Obstacle]:

@@ -33,6 +33,7 @@ class Built:
         encodings: what the saved package must hold.
         notes: facts for the report.
         values: what was computed: hub name -> variable.
+        kept: the inputs that are states of the program -> the outputs that are what a state holds afterwards, by their names here.
     """
 
     program: Any
@@ -41,6 +42,7 @@ class Built:
     encodings: tuple[HeldEncoding, ...]
     notes: tuple[str, ...]
     values: Mapping[str, Var]
+    kept: Mapping[str, str]
 
 
 def find_obstacles(hub: Hub) -> list[Obstacle]:
@@ -67,13 +69,14 @@ def demand_release(operations: Iterable[Operation], ios: int) -> None:
             )
 
 
-def build(hub: Hub, dtype: str, ios: int) -> Built:
+def build(hub: Hub, dtype: str, ios: int, kept: Mapping[str, str] = {}) -> Built:
     """Lower a hub without obstacles.
 
     Args:
         hub: see ``find_obstacles``.
         dtype: the compute precision, "float32" or "float16".
         ios: the release the package is for (17).
+        kept: inputs that the program keeps as states -> the outputs that they take (edgepack.backends.coreml.states), hub names.
 
     Raises:
         BackendError: a constant or scale that the precision does not hold.
@@ -87,23 +90,39 @@ def build(hub: Hub, dtype: str, ios: int) -> Built:
     inputs = tuple(_binding(operand, emit) for operand in hub.inputs)
     outputs = tuple(_binding(operand, emit) for operand in hub.outputs)
     real = {"float32": types.fp32, "int32": types.int32}
-    placeholders = {held.name: Builder.placeholder(shape=held.shape, dtype=real[held.dtype]) for held in inputs}
+    placeholders = {
+        held.name: Builder.state_tensor_placeholder(shape=held.shape, dtype=types.fp16)
+        if held.hub_name in kept
+        else Builder.placeholder(shape=held.shape, dtype=real[held.dtype])
+        for held in inputs
+    }
     program = Program()
     with Function(placeholders, opset_version=getattr(ct.target, f"iOS{ios}")) as function:
         for held, operand in zip(inputs, hub.inputs, strict=True):
-            emit.values[operand.name] = _computed(function.inputs[held.name], held, emit)
-            wide.emit.values[operand.name] = function.inputs[held.name]
+            feature = function.inputs[held.name]
+            if operand.name in kept:
+                emit.values[operand.name] = emit("read_state", input=feature, name=emit.unique(f"{held.name}_held"))
+                wide.emit.values[operand.name] = emit("cast", x=emit.values[operand.name], dtype="fp32")
+                continue
+            emit.values[operand.name] = _computed(feature, held, emit)
+            wide.emit.values[operand.name] = feature
         direct = {held.hub_name: held.name for held in outputs if held.dtype != "float32" or dtype == "float32"}
         for operation in hub.operations:
             if operation.outputs[0].name in wide.names:
                 wide.lower(operation, emit)
             else:
                 _lower(operation, emit, direct)
-        function.set_outputs([_feature(operand, held, emit) for operand, held in zip(hub.outputs, outputs, strict=True)])
+        states = {held.hub_name: held.name for held in inputs}
+        for source, result in kept.items():
+            emit("coreml_update_state", state=function.inputs[states[source]], value=emit.values[result])
+        given = [(operand, held) for operand, held in zip(hub.outputs, outputs, strict=True) if operand.name not in kept.values()]
+        function.set_outputs([_feature(operand, held, emit) for operand, held in given])
     program.add_function("main", function)
     computed = {held.name for operation in hub.operations if not _is_constant(operation) for held in operation.outputs}
     values = {name: value for name, value in emit.values.items() if name in computed}
-    return Built(program, inputs, outputs, tuple(emit.encodings), tuple(emit.notes), values)
+    results = {held.hub_name: held.name for held in outputs}
+    own = {states[source]: results[result] for source, result in kept.items()}
+    return Built(program, inputs, outputs, tuple(emit.encodings), tuple(emit.notes), values, own)
 
 
 class _Wide:

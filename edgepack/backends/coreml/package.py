@@ -21,7 +21,7 @@ from edgepack.backends.coreml.images import image_types
 from edgepack.backends.table import BackendError
 from edgepack.errors import StepError
 from edgepack.mil.environment import coremltools, temporary_files_in
-from edgepack.mil.program import all_operations, constant_value, read_function
+from edgepack.mil.program import STATE, all_operations, constant_value, read_function
 
 # All that runs between our program and the package. Every pass of coremltools' default pipeline is left out on purpose: the program is
 # already in its final form and types, const_deduplication merges constants that are merely close, the quantization passes move scales and
@@ -43,11 +43,12 @@ def save(built: Built, path: Path, ios: int, options: WriteOptions) -> None:
     Where a value of the hub has another name in the program, the package's metadata say so.
     """
     ct = coremltools()
+    features = [held for held in built.inputs if held.name not in built.kept]
     with temporary_files_in(path.parent), _written_whole(path):
         ct.convert(
             built.program,
             convert_to="mlprogram",
-            inputs=image_types(built.inputs, options.image_inputs) if options.image_inputs else None,
+            inputs=image_types(features, options.image_inputs) if options.image_inputs else None,
             minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
             # The program states its own precision; this only keeps coremltools from casting it again.
             compute_precision=ct.precision.FLOAT32,
@@ -56,7 +57,8 @@ def save(built: Built, path: Path, ios: int, options: WriteOptions) -> None:
             # Without it the package goes to the system's temporary folder first, where a process that ends hard leaves it.
             package_dir=str(path),
         )
-    _describe(path / _SPEC, options, built.inputs, {name: value.name for name, value in built.values.items() if value.name != name})
+    renamed = {name: value.name for name, value in built.values.items() if value.name != name}
+    _describe(path / _SPEC, options, built.inputs, {RENAMED: renamed, STATE: built.kept})
     _settle_identifiers(path / "Manifest.json")
 
 
@@ -130,8 +132,8 @@ def _equal(found: NDArray[Any] | None, want: NDArray[Any] | None) -> bool:
     return found.dtype == want.dtype and np.array_equal(found, want)
 
 
-def _describe(path: Path, options: WriteOptions, inputs: Sequence[Binding], renamed: Mapping[str, str]) -> None:
-    """Write metadata into the saved spec: what the options say, what the hub's values are called, and what wrote it, without the date."""
+def _describe(path: Path, options: WriteOptions, inputs: Sequence[Binding], names: Mapping[str, Mapping[str, str]]) -> None:
+    """Write metadata into the saved spec: what the options say, how things are called (``names``, by key), what wrote it; no date."""
     ct = coremltools()
     spec = ct.utils.load_spec(str(path))
     metadata = spec.description.metadata
@@ -140,8 +142,9 @@ def _describe(path: Path, options: WriteOptions, inputs: Sequence[Binding], rena
     metadata.userDefined.clear()
     metadata.userDefined["com.github.apple.coremltools.version"] = ct.__version__
     metadata.userDefined["edgepack.scheme"] = options.scheme
-    if renamed:
-        metadata.userDefined[RENAMED] = json.dumps(renamed, sort_keys=True)
+    for key, held in names.items():
+        if held:
+            metadata.userDefined[key] = json.dumps(dict(held), sort_keys=True)
     if options.labels:
         metadata.userDefined["labels"] = json.dumps(list(options.labels), ensure_ascii=False)
     if options.images:

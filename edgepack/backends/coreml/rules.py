@@ -41,6 +41,7 @@ def _error(where: str, message: str) -> Finding:
 def _features(artifact: Path, function: Any) -> Iterator[Finding]:
     description = coremltools().utils.load_spec(str(artifact)).description
     release = _release(opset_name(function))
+    yield from _states(description)
     for feature in (*description.input, *description.output):
         if feature.type.WhichOneof("Type") == "imageType":
             yield from _image(feature, function.inputs.get(feature.name))
@@ -54,6 +55,15 @@ def _features(artifact: Path, function: Any) -> Iterator[Finding]:
             yield _error(feature.name, f"input or output of type {name} is not accepted by this package's system version")
         if not array.shape:
             yield _error(feature.name, "input or output without dimensions")
+
+
+def _states(description: Any) -> Iterator[Finding]:
+    """Core ML keeps multi-arrays of float16 and of a known shape (coremltools backend/mil/load.py)."""
+    for feature in description.state:
+        array = feature.type.stateType.arrayType
+        name = array.ArrayDataType.Name(array.dataType)
+        if name != "FLOAT16" or not array.shape:
+            yield _error(feature.name, f"state of type {name}, {len(array.shape)} dimensions: Core ML keeps FLOAT16 of one or more")
 
 
 def _image(feature: Any, variable: Any) -> Iterator[Finding]:
@@ -102,7 +112,9 @@ def _availability(operation: Any, function: Any) -> Iterator[Finding]:
     """An operator must be of an opset no newer than the package's, and 8-bit values need iOS 17."""
     from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
-    versions = SSAOpRegistry.core_ops.get(operation.op_type, {})
+    # What is write_state and read_state in the package has one name when it is read.
+    written = "read_state" if operation.op_type == "coreml_update_state" else operation.op_type
+    versions = SSAOpRegistry.core_ops.get(written, {})
     release = _release(opset_name(function))
     if not any(version <= function.opset_version for version in versions):
         yield _error(operation.name, f"operator {operation.op_type} is not in opset {opset_name(function)}")

@@ -2,6 +2,7 @@
 
 from edgepack.backends.coreml.lower import (
     activation,
+    attention,
     control,
     convolution,
     elementwise,
@@ -20,6 +21,7 @@ from edgepack.backends.coreml.lower import (
 
 __all__ = [
     "activation",
+    "attention",
     "control",
     "convolution",
     "elementwise",
