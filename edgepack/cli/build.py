@@ -22,7 +22,7 @@ SchemeOption = Annotated[
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the pack; an older pack there is replaced whole.")]
 RangesOption = Annotated[str, typer.Option(help="How observed ranges become encodings: minmax or mse.")]
-BiasOption = Annotated[bool, typer.Option(help="Correct int8 biases layer after layer.")]
+BiasOption = Annotated[bool, typer.Option(help="Correct biases layer after layer, on the calibration set.")]
 FoldOption = Annotated[bool, typer.Option("--fold-preprocessing", help="Artifacts take pixels 0..255: scale, mean and std are in them.")]
 ImageInputsOption = Annotated[bool, typer.Option("--image-inputs", help="Core ML takes an image; implies --fold-preprocessing.")]
 MetricOption = Annotated[list[str] | None, typer.Option(help="Your own metric, file.py:function(outputs, labels) -> number; repeat.")]

@@ -31,7 +31,7 @@ class BuildRequest:
         targets: where it goes; schemes: for each target the schemes to build, by target name.
         manifest: the calibration manifest, None for a build of real-valued schemes only.
         method: "minmax" or "mse", how activation ranges become encodings.
-        bias_correction: whether static schemes correct their biases.
+        bias_correction: whether schemes with int8 weights correct their biases where there is a calibration set.
         metrics: "file.py:function" of the user's own metrics.
         has_evaluation: whether the manifest names an evaluation set; by_student: whether the student's classes stand in for its labels.
         own_codes: whether the student is known to carry Q/DQ of its own, which static schemes keep without any calibration.
@@ -276,8 +276,12 @@ def _quantize(scheme: str, request: BuildRequest, hub: Step, observe: Step | Non
     sources: dict[str, Output | Path] = {"hub": hub["model.onnx"], "golden": samples["golden.npz"]}
     if Scheme.parse(scheme).is_static and observe is not None:
         sources |= {"ranges": observe["ranges.json"], "calibration": samples["calibration.npz"]}
+    corrects = request.bias_correction
+    if not Scheme.parse(scheme).is_static:
+        corrects = corrects and request.manifest is not None
+        sources |= {"calibration": samples["calibration.npz"]} if corrects else {}
     demands = demands_of(scheme, _targets_of(scheme, request), request.method)
-    return quantize_step(scheme, demands, request.bias_correction, sources, request.limits)
+    return quantize_step(scheme, demands, corrects, sources, request.limits)
 
 
 def demands_of(scheme: str, asked: Sequence[Target], method: str) -> dict[str, Any]:
@@ -290,13 +294,13 @@ def demands_of(scheme: str, asked: Sequence[Target], method: str) -> dict[str, A
 def quantize_step(
     scheme: str, demands: dict[str, Any], bias_correction: bool, sources: Mapping[str, Output | Path], limits: Limits
 ) -> Step:
-    """The step that writes a scheme into a hub from ``sources``: hub, golden, and for static ones ranges and calibration."""
+    """The step that writes a scheme into a hub from ``sources``: hub, golden, calibration to correct biases, ranges of static ones."""
     parsed, name = Scheme.parse(scheme), f"quantize {scheme}"
     if parsed.is_static:
         parameters = {"demands": demands, "bias_correction": bias_correction}
         outputs = ("model.onnx", "constraints.json", "notes.json", "simulated.npz")
         return Step(name, "edgepack.quantize.steps:static", sources, parameters, outputs, limits)
-    parameters = {"demands": demands, "dynamic": parsed.activations == "dynamic"}
+    parameters = {"demands": demands, "dynamic": parsed.activations == "dynamic", "bias_correction": bias_correction}
     return Step(name, "edgepack.quantize.steps:weights", sources, parameters, ("model.onnx", "notes.json", "simulated.npz"), limits)
 
 

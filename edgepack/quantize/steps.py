@@ -17,7 +17,7 @@ from edgepack.hub.canonical import plain_session
 from edgepack.hub.steps import HubNotes, operator_counts
 from edgepack.quantize.adopt import adopt
 from edgepack.quantize.apply import quantize_static, refuse_codes
-from edgepack.quantize.bias_correction import correct_biases
+from edgepack.quantize.bias_correction import CORRECTED, correct_biases, correct_real_biases, lay_out_biases
 from edgepack.quantize.constraints import Constraints, Demands, QuantizeError
 from edgepack.quantize.half import rounded_to_half
 from edgepack.quantize.kernels import with_half_kernels
@@ -81,24 +81,42 @@ def _adopted_notes(constraints: Constraints) -> list[str]:
     return notes
 
 
-def weights(hub: Path, golden: Path, demands: dict[str, Any], dynamic: bool, out: Path, progress: Progress) -> None:
-    """Write model.onnx (weights through DequantizeLinear), notes.json and simulated.npz; no calibration is needed.
+def weights(
+    hub: Path,
+    golden: Path,
+    demands: dict[str, Any],
+    dynamic: bool,
+    bias_correction: bool,
+    out: Path,
+    progress: Progress,
+    calibration: Path | None = None,
+) -> None:
+    """Write model.onnx (weights through DequantizeLinear), notes.json and simulated.npz; a calibration set is used, not needed.
 
     Args:
         demands: fields of ``constraints.Demands``; dynamic: whether products are marked for dynamic int8 activations (w8d8).
         golden: the golden inputs; simulated.npz as ``static`` has it, with the activations of marked nodes through dynamic codes.
+        bias_correction: whether every layer to be corrected gets a bias of its own.
+        calibration: what the biases are corrected on, with real activations; without it they keep their values.
     """
     import onnx
     import onnx_ir as ir
 
-    quantized, report = quantize_weights(ir.load(hub), msgspec.convert(demands, Demands), dynamic)
-    progress(1, 2)
+    model = ir.load(hub)
+    quantized, report = quantize_weights(model, msgspec.convert(demands, Demands), dynamic)
+    lines = report.lines()
+    if bias_correction:
+        lay_out_biases(quantized)
+    if bias_correction and calibration is not None:
+        samples = Samples.open(calibration)
+        shifts = correct_real_biases(model, quantized, samples, progress)
+        lines.insert(1, f"{len(shifts)} biases corrected on {samples.count} samples")
     proto = ir.to_proto(quantized)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, out / "model.onnx")
-    (out / "notes.json").write_bytes(msgspec.json.encode(HubNotes(operator_counts(quantized), tuple(report.lines()))))
+    (out / "notes.json").write_bytes(msgspec.json.encode(HubNotes(operator_counts(quantized), tuple(lines))))
     _simulate(ir.to_proto(simulate_dynamic(quantized)) if dynamic else proto, golden, out)
-    progress(2, 2)
+    progress(1, 1)
 
 
 def sizes(hub: Path, schemes: list[str], out: Path, progress: Progress) -> None:
@@ -125,7 +143,8 @@ def same_hub(built: Path, held: Path, biases_differ: bool, out: Path, progress: 
     """Write same.json: "" when two hubs are the same model, else the first difference.
 
     Args:
-        biases_differ: whether int32 vectors, the bias codes, may differ: bias correction needs the calibration set to be repeated.
+        biases_differ: whether biases that are corrected, int32 vectors and the float32 ones of ``lay_out_biases``, may differ: bias
+            correction needs the calibration set to be repeated.
     """
     import onnx
 
@@ -137,13 +156,13 @@ def same_hub(built: Path, held: Path, biases_differ: bool, out: Path, progress: 
 
 
 def _take_biases(model: onnx.ModelProto, other: onnx.ModelProto) -> None:
-    """Replace the bias codes of ``model`` by those of ``other``, where name and shape are the same."""
+    """Replace the corrected biases of ``model`` by those of ``other``, where name and shape are the same."""
     import onnx
 
     held = {tensor.name: tensor for tensor in other.graph.initializer}
     for tensor in model.graph.initializer:
         twin = held.get(tensor.name)
-        is_bias = tensor.data_type == onnx.TensorProto.INT32 and len(tensor.dims) == 1
+        is_bias = len(tensor.dims) == 1 and (tensor.data_type == onnx.TensorProto.INT32 or tensor.name.endswith(CORRECTED))
         if is_bias and twin is not None and (twin.data_type, twin.dims) == (tensor.data_type, tensor.dims):
             tensor.CopyFrom(twin)
 

@@ -1,10 +1,11 @@
-"""Schemes without calibration: int8 weights, and activations that stay real (w8) or are ranged at run time (w8d8).
+"""Schemes that need no calibration: int8 weights, and activations that stay real (w8) or are ranged at run time (w8d8).
 
-Exchange form on the hub: every weight of a Conv, ConvTranspose, Gemm or MatMul is read through a DequantizeLinear (int8 codes in
-[-127, 127], zero point 0, a scale for each output channel), and so is every table that a Gather takes rows of (a scale for each row);
-biases and activations stay real. A table that is the last layer's weight too (tied weights: MatMul reads its Transpose, or a Gemm reads
-it) is held once: its rows are the layer's output channels. Under w8d8 the nodes to be computed on int8 activations also carry the
-metadata ``edgepack.activations = dynamic``; what range an activation has is the runtime's to find.
+Exchange form on the hub: every weight of a Conv, ConvTranspose, Gemm or MatMul is read through a DequantizeLinear (int8 codes in [-127,
+127], zero point 0, a scale for each output channel), and so is every table that a Gather takes rows of (a scale for each row); biases and
+activations stay real (a calibration set, where given, corrects the biases: ``bias_correction``). A table that is the last layer's weight
+too (tied weights: MatMul reads its Transpose, or a Gemm reads it) is held once: its rows are the layer's output channels. Under w8d8 the
+nodes to be computed on int8 activations also carry the metadata ``edgepack.activations = dynamic``; what range an activation has is the
+runtime's to find.
 """
 
 from __future__ import annotations

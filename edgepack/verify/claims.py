@@ -205,11 +205,15 @@ class _Steps:
             sources["ranges"] = inside(self._folder, pack.ranges.path)
             sources |= {"calibration": self.samples["calibration.npz"]} if self.samples is not None else {}
         corrects = recipe.bias_correction and "calibration" in sources
+        if not Scheme.parse(scheme).is_static:
+            corrects = recipe.bias_correction and pack.calibration is not None
+            sources |= {"calibration": self.samples["calibration.npz"]} if corrects and self.samples is not None else {}
         return quantize_step(scheme, demands_of(scheme, asked, recipe.ranges), corrects, sources, self.wish.limits)
 
     def _same(self, scheme: str, built: Output) -> Step:
         """Comparing the quantized hub made again with the pack's."""
-        lacks = self.pack.recipe.bias_correction and Scheme.parse(scheme).is_static and self.samples is None
+        corrected = Scheme.parse(scheme).is_static or self.pack.calibration is not None
+        lacks = self.pack.recipe.bias_correction and corrected and self.samples is None
         inputs: dict[str, Output | Path] = {"built": built, "held": self.hubs[scheme]}
         parameters = {"biases_differ": lacks}
         return Step(f"compare {scheme}", "edgepack.quantize.steps:same_hub", inputs, parameters, ("same.json",), self.wish.limits)

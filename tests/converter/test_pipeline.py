@@ -71,6 +71,14 @@ def test_schemes_without_calibration_need_none() -> None:
     assert [step.name for step in build.plan.steps if step.name.startswith("quantize")] == ["quantize w8", "quantize w8d8"]
 
 
+@pytest.mark.parametrize("corrects", [True, False])
+def test_int8_weights_depend_on_a_calibration_set_that_corrects_their_biases(manifest: Path, corrects: bool) -> None:
+    step = pipeline(request(PI, schemes=("w8",), manifest=manifest, bias_correction=corrects)).quantized["w8"]
+    assert ("calibration" in step.inputs, step.parameters["bias_correction"]) == (corrects, corrects)
+    alone = pipeline(request(PI, schemes=("w8",))).quantized["w8"]
+    assert "calibration" not in alone.inputs and alone.parameters["bias_correction"] is False
+
+
 def test_fp16_is_simulated_as_each_target_computes_it_and_written_from_the_hub() -> None:
     build = pipeline(request(ANDROID, IOS, schemes=("fp16",)))
     assert {computes: step.name for computes, step in build.halves.items()} == {

@@ -1,9 +1,4 @@
-""def branch(mb: Any, x: Any, bound: float) -> Any:
-    pred = mb.greater(x=mb.reduce_max(x=x, axes=[0, 1, 2], keep_dims=False), y=np.float32(bound))
-    return mb.cond(pred=pred, _true_fn=lambda: mb.add(x=x, y=np.float32(1)), _false_fn=lambda: mb.mul(x=x, y=np.float32(2)))
-
-
-"The interpreter against MIL's own ``value_inference`` on constants, which Apple wrote and neither our frontend nor interpreter uses."""
+"""The interpreter against MIL's own ``value_inference`` on constants, which Apple wrote and neither our frontend nor interpreter uses."""
 
 from __future__ import annotations
 
@@ -53,6 +48,13 @@ REDUCTIONS += ["reduce_sum_square"]
 PLACES = np.array([[[2, 0, 1, 2], [0, 1, 2, 0]], [[1, 1, 0, 2], [2, 0, 1, 0]]], np.int32)
 
 Form = Callable[[Any, Any], Any]
+
+
+def branch(mb: Any, x: Any, bound: float) -> Any:
+    pred = mb.greater(x=mb.reduce_max(x=x, axes=[0, 1, 2], keep_dims=False), y=np.float32(bound))
+    return mb.cond(pred=pred, _true_fn=lambda: mb.add(x=x, y=np.float32(1)), _false_fn=lambda: mb.mul(x=x, y=np.float32(2)))
+
+
 FORMS: dict[str, Form] = {
     "first branch": lambda mb, x: branch(mb, x, -100),
     "second branch": lambda mb, x: branch(mb, x, 100),

@@ -121,6 +121,16 @@ def test_without_the_data_accuracy_is_said_not_to_be_looked_at(built: Path) -> N
     assert {claim.what for claim in claims if claim.holds is None} == {"accuracy"}
 
 
+def test_int8_weights_are_made_again_with_the_data_and_without_them_but_for_their_biases(built: Path) -> None:
+    pack, wish = built / "narrow", {"targets": ["raspberry-pi-5"], "schemes": ["w8"], "latency": "none", "limits": LIMITS}
+    api.build(str(built / "student.onnx"), pack, calibration=str(built / "data.toml"), **wish)  # type: ignore[arg-type]
+    rebuilds = [look(pack, manifest=built / "data.toml"), look(pack)]
+    said = [claim for claims in rebuilds for claim in claims if (claim.subject, claim.what) == ("hub w8", "rebuild")]
+    assert [claim.holds for claim in said] == [True, True]
+    assert ["need -c" in claim.detail for claim in said] == [False, True]
+    assert all(first_broken(claims) is None for claims in rebuilds)
+
+
 def test_quick_is_digests_and_one_inference_each(built: Path) -> None:
     claims = look(built / "pack", quick=True)
     assert [claim.what for claim in claims] == ["digests"] + ["inference"] * 4 and first_broken(claims) is None
