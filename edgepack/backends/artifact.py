@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -14,7 +15,7 @@ class Binding(msgspec.Struct, frozen=True):
         name: in the artifact (TFLite signature name, Core ML feature name, ONNX value name).
         hub_name: the student's name for the same tensor.
         dtype: numpy name of what the artifact takes or gives.
-        shape: of the artifact's tensor; a symbolic dimension is a string.
+        shape: of the artifact's tensor; a symbolic dimension is a string, and one that depends on it says how ("2*sequence+1") or "?".
         permutation: ``artifact = transpose(hub, permutation)``; empty when the layouts agree.
     """
 
@@ -35,6 +36,7 @@ class ArtifactDescription(msgspec.Struct, frozen=True):
         notes: facts worth a line in the report ("compute precision float16").
         minimum_os: the oldest system that runs it, as the target names it.
         state: of a stateful student: artifact input -> the artifact output it takes in the next step.
+        sizes: what its symbolic dimensions may be, symbol -> (smallest, largest); a symbol that is not here may be anything.
     """
 
     file: str
@@ -44,6 +46,7 @@ class ArtifactDescription(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     minimum_os: str = ""
     state: dict[str, str] = {}
+    sizes: dict[str, tuple[int, int]] = {}
 
 
 def artifact_state(state: Mapping[str, str], inputs: Iterable[Binding], outputs: Iterable[Binding]) -> dict[str, str]:
@@ -79,6 +82,13 @@ class ImageInput(msgspec.Struct, frozen=True):
     value_range: tuple[float, float]
 
 
+class ProbedModel(msgspec.Struct, frozen=True):
+    """The model of a writer at one probe (``edgepack.hub.probe``): ``sizes`` of the open symbols, ``path`` of the static ONNX file."""
+
+    sizes: dict[str, int]
+    path: Path
+
+
 class WriteOptions(msgspec.Struct, frozen=True):
     """What a writer is told beside the model.
 
@@ -91,6 +101,9 @@ class WriteOptions(msgspec.Struct, frozen=True):
             "GRAYSCALE".
         images: inputs that hold images, by name, for the artifact's metadata.
         runtime: the oldest release of the format's runtime that must run it ("2.14"); "" for today's.
+        sizes: symbols that stay open, symbol -> (smallest, largest). The model is then the one at the example's sizes.
+        example_sizes: what these symbols are in the example.
+        probes: the model at several sizes of them, the base first and the largest last; empty where no symbol is open.
     """
 
     scheme: str
@@ -103,3 +116,6 @@ class WriteOptions(msgspec.Struct, frozen=True):
     image_inputs: dict[str, str] = {}
     images: dict[str, ImageInput] = {}
     runtime: str = ""
+    sizes: dict[str, tuple[int, int]] = {}
+    example_sizes: dict[str, int] = {}
+    probes: tuple[ProbedModel, ...] = ()

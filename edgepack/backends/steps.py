@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from edgepack.arrays import load_arrays
-from edgepack.backends.artifact import ImageInput, WriteOptions, artifact_state
+from edgepack.backends.artifact import ImageInput, ProbedModel, WriteOptions, artifact_state
 from edgepack.backends.registry import NEEDS_STATIC_SHAPES, backend
 from edgepack.backends.table import BackendError, Obstacle
 from edgepack.converter.step import Progress
 from edgepack.hub.pin import pinned, symbols
+from edgepack.hub.probe import probes, symbol_sizes
 from edgepack.quantize.kernels import with_half_kernels
 from edgepack.quantize.placement import carries_codes
 from edgepack.student.spec import StudentDescription
@@ -55,8 +57,9 @@ def write(
     _refuse_own_codes(model, scheme)
     writer = backend(format)
     with tempfile.TemporaryDirectory() as scratch:
-        source = as_backend_wants(_as_scheme_wants(model, scheme, Path(scratch)), format, example, Path(scratch))
-        written = writer.write(source, out, options)
+        whole = _as_scheme_wants(model, scheme, Path(scratch))
+        options = with_probes(options, whole, format, example, described.sizes, Path(scratch))
+        written = writer.write(as_backend_wants(whole, format, example, Path(scratch)), out, options)
     progress(1, 2)
     findings = writer.lint(out / written.file)
     state = artifact_state(described.state, written.inputs, written.outputs)
@@ -64,6 +67,23 @@ def write(
     (out / "artifact.json").write_bytes(msgspec.json.encode(written))
     (out / "findings.json").write_bytes(msgspec.json.encode(findings))
     progress(2, 2)
+
+
+def with_probes(
+    options: WriteOptions, model: Path, format: str, example: Path, sizes: Mapping[str, tuple[int, int]], out: Path
+) -> WriteOptions:
+    """The options with the model at several sizes, where some stay open and the format's writer needs every size known."""
+    if not sizes or format not in NEEDS_STATIC_SHAPES:
+        return options
+    import onnx_ir as ir
+
+    hub, shapes = ir.load(model), {name: array.shape for name, array in load_arrays(example).items()}
+    probed: list[ProbedModel] = []
+    for number, probe in enumerate(probes(hub, shapes, sizes)):
+        probed.append(ProbedModel(dict(probe.sizes), out / f"probe_{number}.onnx"))
+        ir.save(probe.model, probed[-1].path)
+    held = {symbol: size for symbol, size in symbol_sizes(hub, shapes).items() if symbol in sizes}
+    return msgspec.structs.replace(options, sizes=dict(sizes), example_sizes=held, probes=tuple(probed))
 
 
 def _images(student: StudentDescription) -> dict[str, ImageInput]:

@@ -118,6 +118,7 @@ class Assembler:
             failures=failures,
             answer=self._answer(branch),
             state=described.state,
+            sizes=described.sizes,
         )
 
     def _answer(self, branch: Branch) -> FileRecord:

@@ -200,7 +200,7 @@ class ArtifactRecord(msgspec.Struct, frozen=True):
         failures: gate failures, one line each; empty means it passed.
         no_latency: why there is no latency; "" when there is one.
         answer: what it answered on the first golden sample, in the student's names and layouts.
-        state: as ``ArtifactDescription`` has it.
+        state, sizes: as ``ArtifactDescription`` has them.
     """
 
     target: str
@@ -222,6 +222,7 @@ class ArtifactRecord(msgspec.Struct, frozen=True):
     failures: tuple[str, ...] = ()
     answer: FileRecord | None = None
     state: dict[str, str] = {}
+    sizes: dict[str, tuple[int, int]] = {}
 
 
 class CalibrationRecord(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgepack.errors import one_line
 from edgepack.hub.graph import OPSET
+from edgepack.student.sizes import checked as checked_sizes
 from edgepack.student.spec import ImagePreprocessing, StudentDescription, StudentError, TensorSpec, refuse_unfitting_labels
 from edgepack.student.state import checked
 
@@ -69,6 +70,7 @@ class Student:
         exporter: makes the captured onnx_ir model in place of ``torch.onnx.export``: float32, opset 7 to 25, inputs and outputs in the
             order of ``forward``.
         state: inputs that take in the next step what outputs gave in this one, input name -> output name (docs/state.md).
+        sizes: symbolic dimensions that every artifact takes in a range, symbol -> (smallest, largest), both included (docs/sizes.md).
     """
 
     module: Any
@@ -82,6 +84,7 @@ class Student:
     files: Sequence[str | Path] = ()
     exporter: Callable[[], Any] | None = None
     state: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @cached_property
     def program(self) -> Program:
@@ -104,8 +107,10 @@ class Student:
         labels = tuple(str(label) for label in self.labels)
         refuse_unfitting_labels(labels, program.outputs)
         state = checked(self.state, inputs, program.outputs)
+        example = {name: array.shape for name, array in program.example().items()} if self.sizes else {}
+        sizes = checked_sizes(self.sizes, inputs, example) if self.sizes else {}
         return StudentDescription(
-            self.name, source, inputs, program.outputs, self.preprocessing, labels, self.licence, program.parameters, state
+            self.name, source, inputs, program.outputs, self.preprocessing, labels, self.licence, program.parameters, state, sizes
         )
 
     def _with_range(self, spec: TensorSpec) -> TensorSpec:
