@@ -7,7 +7,7 @@ rounded to fp16, as Core ML's CPU and Neural Engine kernels do at least. Between
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from edgepack.mil.block import VARIADIC, Step, Steps
 from edgepack.mil.environment import coremltools
 from edgepack.mil.errors import MilError
+from edgepack.mil.flexibility import Flexibility, flexibility_of
 from edgepack.mil.operation import SCOPE, Array, MilOperation, State, TensorType
 from edgepack.mil.package import refuse_unsafe_package
 from edgepack.mil.protobuf import drop_mistyped_epsilons
@@ -31,6 +32,7 @@ class Program:
         states: the tensors it keeps from one run to the next.
         opset: the package's MIL opset ("CoreML7").
         body: its operations.
+        flexible: the shapes it takes for inputs that may have several, by name.
     """
 
     inputs: tuple[TensorType, ...]
@@ -38,6 +40,7 @@ class Program:
     states: tuple[TensorType, ...]
     opset: str
     body: Steps
+    flexible: Mapping[str, Flexibility] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path | str) -> Program:
@@ -48,11 +51,14 @@ class Program:
         """
         import edgepack.mil.ops  # noqa: F401 - registers the implementations
 
-        function = read_function(Path(path))
+        spec, function = _read(Path(path))
         variables = list(function.inputs.values())
         inputs, states = (tuple(_type(held) for held in variables if _is_state(held) is kept) for kept in (False, True))
         outputs = tuple(_type(variable) for variable in function.outputs)
-        return cls(inputs, outputs, states, opset_name(function), _block(function, [declared.name for declared in (*inputs, *states)]))
+        body = _block(function, [declared.name for declared in (*inputs, *states)])
+        found = {feature.name: flexibility_of(feature.type) for feature in spec.description.input}
+        flexible = {name: held for name, held in found.items() if held is not None}
+        return cls(inputs, outputs, states, opset_name(function), body, flexible)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -70,7 +76,7 @@ class Program:
         ``states``, from ``new_states``, are read and updated; without, the run starts with new ones.
 
         Raises:
-            MilError: an input is missing, unknown or has another shape or kind of number.
+            MilError: an input is missing, unknown, or has another kind of number or a shape that the package does not take.
         """
         kept = self.new_states() if states is None else states
         arguments = [*self._take(feed), *(kept[declared.name] for declared in self.states)]
@@ -82,7 +88,7 @@ class Program:
         unknown = sorted(set(feed) - {declared.name for declared in self.inputs})
         if unknown:
             raise MilError(f"the package has no input '{unknown[0]}'", f"feed {[declared.name for declared in self.inputs]}")
-        return [_checked(declared, feed.get(declared.name)) for declared in self.inputs]
+        return [_checked(declared, self.flexible.get(declared.name), feed.get(declared.name)) for declared in self.inputs]
 
 
 def read_function(path: Path) -> Any:
@@ -91,6 +97,11 @@ def read_function(path: Path) -> Any:
     Raises:
         MilError: ``path`` is not an .mlpackage with an ML Program.
     """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[Any, Any]:
+    """The specification of a package, and its "main" function."""
     refuse_unsafe_package(path)
     ct = coremltools()
     from coremltools.converters.mil.frontend.milproto import load
@@ -103,16 +114,18 @@ def read_function(path: Path) -> Any:
         raise MilError(f"{path} cannot be read as an ML Program package ({error})", "write it again") from error
     if "main" not in program.functions:
         raise MilError(f"{path} has no function 'main' (it has {sorted(program.functions)})", "write it again")
-    return program.functions["main"]
+    return spec, program.functions["main"]
 
 
-def _checked(declared: TensorType, array: Array | None) -> Array:
+def _checked(declared: TensorType, flexible: Flexibility | None, array: Array | None) -> Array:
+    shapes = declared.shape if flexible is None else flexible
     if array is None:
-        raise MilError(f"input '{declared.name}' is missing", f"feed a {declared.dtype} array of shape {declared.shape}")
+        raise MilError(f"input '{declared.name}' is missing", f"feed a {declared.dtype} array of shape {shapes}")
     given = np.asarray(array)
-    if not declared.allows(given.shape) or not np.can_cast(given.dtype, declared.dtype, "same_kind"):
+    fits = declared.allows(given.shape) and (flexible is None or flexible.allows(given.shape))
+    if not fits or not np.can_cast(given.dtype, declared.dtype, "same_kind"):
         raise MilError(
-            f"input '{declared.name}' is {given.dtype} {given.shape}, the package takes {declared.dtype} {declared.shape}",
+            f"input '{declared.name}' is {given.dtype} {given.shape}, the package takes {declared.dtype} {shapes}",
             "convert the sample",
         )
     return to_half(given) if declared.dtype == "float16" else given.astype(declared.dtype)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgepack.backends.artifact import ArtifactDescription, Finding, WriteOptions
-from edgepack.backends.coreml.operations import read_hub
+from edgepack.backends.coreml.operations import Hub, read_hub
 from edgepack.backends.table import BackendError, Obstacle
+
+if TYPE_CHECKING:
+    from edgepack.backends.coreml.frontend import Built
 
 FILE = "model.mlpackage"
 # quantize and dequantize of activations exist from iOS 17 on.
@@ -26,7 +30,7 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
         BackendError: the model cannot be expressed (nothing is written), or the saved package does not hold what it must.
         HubError: a shape is not static.
     """
-    from edgepack.backends.coreml.frontend import build, demand_release, find_obstacles
+    from edgepack.backends.coreml.frontend import demand_release, find_obstacles
     from edgepack.backends.coreml.images import check_images, find_image_obstacles
     from edgepack.backends.coreml.package import check_encodings, replace_package, save
 
@@ -38,7 +42,7 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
     _refuse([*find_image_obstacles(hub, options.image_inputs), *find_obstacles(hub)])
     demand_release(hub.operations, ios)
     dtype = "float32" if options.scheme == "fp32" else "float16"
-    built = build(hub, dtype, ios)
+    built = _built(hub, dtype, ios, options)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".coreml-") as scratch:
         saved = Path(scratch) / FILE
@@ -47,8 +51,31 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
         check_images(saved, built.inputs, options.image_inputs)
         replace_package(saved, out / FILE)
     images = [f"input '{name}' is an image, {colours}, pixels 0 to 255" for name, colours in options.image_inputs.items()]
-    notes = (f"compute precision {dtype}", *built.notes, *images)
-    return ArtifactDescription(FILE, built.inputs, built.outputs, "mil", notes, minimum_os)
+    notes = (f"compute precision {dtype}", *built.notes, *images, *_size_notes(options))
+    return ArtifactDescription(FILE, built.inputs, built.outputs, "mil", notes, minimum_os, sizes=options.sizes)
+
+
+def _built(hub: Hub, dtype: str, ios: int, options: WriteOptions) -> Built:
+    """The program of a hub, or the one that all its probes are."""
+    from edgepack.backends.coreml.flexible import unify
+    from edgepack.backends.coreml.frontend import build, find_obstacles
+    from edgepack.backends.coreml.probes import Probe
+
+    if not options.probes:
+        return build(hub, dtype, ios)
+    probes = []
+    for held in options.probes:
+        pinned = read_hub(held.path)
+        _refuse(find_obstacles(pinned))
+        probes.append(Probe(held.sizes, build(pinned, dtype, ios)))
+    return unify(probes, ios)
+
+
+def _size_notes(options: WriteOptions) -> list[str]:
+    return [
+        f"{symbol} {low} to {high}; the Neural Engine runs the default of {options.example_sizes[symbol]}, CPU and GPU any"
+        for symbol, (low, high) in options.sizes.items()
+    ]
 
 
 def obstacles(model: Path) -> list[Obstacle]:
