@@ -59,16 +59,20 @@ def _built(hub: Hub, dtype: str, ios: int, options: WriteOptions) -> Built:
     """The program of a hub, or the one that all its probes are."""
     from edgepack.backends.coreml.flexible import unify
     from edgepack.backends.coreml.frontend import build, find_obstacles
-    from edgepack.backends.coreml.probes import Probe
+    from edgepack.backends.coreml.probes import HINT, Probe
 
     if not options.probes:
         return build(hub, dtype, ios)
     probes = []
-    for held in options.probes:
-        pinned = read_hub(held.path)
+    for probed in options.probes:
+        pinned = read_hub(probed.path)
         _refuse(find_obstacles(pinned))
-        probes.append(Probe(held.sizes, build(pinned, dtype, ios)))
-    return unify(probes, ios)
+        probes.append(Probe(probed.sizes, build(pinned, dtype, ios)))
+    built = unify(probes, ios)
+    for held in built.inputs:
+        if held.hub_name in options.image_inputs and not all(isinstance(size, int) for size in held.shape):
+            raise BackendError(f"coreml: input '{held.name}' is to be an image, and its size {held.shape} is open", HINT)
+    return built
 
 
 def _size_notes(options: WriteOptions) -> list[str]:

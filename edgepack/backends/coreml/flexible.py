@@ -6,8 +6,9 @@ sizes by one of these rules:
 
 - the shape that a ``reshape`` asks for, where one entry differs: that entry is what is left (-1);
 - the bounds of a ``slice_by_index`` that at every size take all that is left, or lie at one distance from the end: counted from the end;
+- the sizes that a ``resize_bilinear`` gives, which are constants: iOS 17's ``resize`` takes computed ones;
 - other integers, each of them ``factor * measure + offset``, where a measure is a product of open sizes, or the size of an operand along
-  an axis: computed when the model runs, from the ``shape`` of an input or of that operand;
+  an axis, or exactly the size of some earlier value: computed when the model runs, from the ``shape`` of an input or of that value;
 - a constant that at every size is the leading part of the one at the largest (position tables, masks): a slice of that one.
 
 Anything else is refused, with the operation's name. The program is then emitted once more through coremltools' Builder with symbolic input
@@ -16,7 +17,7 @@ sizes, so that every shape in it is what coremltools infers, and that must be wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,6 +46,8 @@ from edgepack.mil.environment import coremltools
 
 # Shapes have at most 5 entries, and what stands around them twice that.
 _MOST_ENTRIES = 10
+# resize came with iOS 17.
+_RESIZE_RELEASE = 17
 _Integers = NDArray[np.integer[Any]]
 
 
@@ -116,17 +119,20 @@ class _Unified:
         elif node.type.startswith("constexpr_"):
             self._emit_codes(index, node)
         else:
-            self._settle(index, node, self._called(node, self._parameters(node)))
+            self._settle(index, node, self._called(node, *self._spelled(node)))
 
-    def _parameters(self, node: Node) -> dict[str, Any]:
+    def _spelled(self, node: Node) -> tuple[dict[str, Any], str]:
+        """The parameters of an operation for open sizes, and what it is called then."""
         ruled = _RULES[node.type](self, node) if node.type in _RULES else {}
-        return {**{name: self._read(node, name) for name in node.reads if name not in ruled}, **ruled}
+        if "resized_dims" in ruled:
+            return ruled, "resize"
+        return {**{name: self._read(node, name) for name in node.reads if name not in ruled}, **ruled}, node.type
 
-    def _called(self, node: Node, parameters: Mapping[str, Any]) -> Sequence[Var]:
+    def _called(self, node: Node, parameters: Mapping[str, Any], operation: str = "") -> Sequence[Var]:
         from coremltools.converters.mil.mil import Builder
 
         try:
-            found = getattr(Builder, node.type)(**parameters, name=node.held.name)
+            found = getattr(Builder, operation or node.type)(**parameters, name=node.held.name)
         except Exception as error:
             raise node.refusal(f"does not take an open size ({' '.join(str(error).split())[:120]})") from error
         return found if isinstance(found, list | tuple) else (found,)
@@ -233,14 +239,26 @@ class _Unified:
         """One integer as a vector of one entry."""
         if len(set(values)) == 1:
             return np.array(values[:1], np.int32)
-        operands = [place for places in node.reads.values() for place in places if place in self.values and not self._is_constant(place)]
-        line = line_through(values, [*symbol_measures(self.observations), *axis_measures(operands, self.observations)])
+        line = line_through(values, self._measures(node, values))
         if line is None:
             sizes = "; ".join(f"{value} at {told(seen.sizes)}" for value, seen in zip(values[:3], self.observations, strict=False))
             raise node.refusal(f"has a {name} that does not follow from the sizes ({sizes})")
         if line not in self.computed:
             self.computed[line] = self._on(line)
         return self.computed[line]
+
+    def _measures(self, node: Node, values: Sequence[int]) -> Iterator[Measure]:
+        """What integers of an operation may follow from, the likeliest first."""
+        yield from symbol_measures(self.observations)
+        yield from axis_measures(
+            [place for places in node.reads.values() for place in places if self._is_computed(place)], self.observations
+        )
+        earlier = axis_measures(filter(self._is_computed, list(self.values)), self.observations)
+        yield from (measure for measure in earlier if measure.values == tuple(values))
+
+    def _is_computed(self, place: Place) -> bool:
+        """Whether a value is there when the model runs, and has the shape that the probes have."""
+        return place in self.values and (place[0] < 0 or not self.nodes.operations[place[0]].type.startswith("const"))
 
     def _on(self, line: Line) -> Var:
         from coremltools.converters.mil.mil import Builder
@@ -282,7 +300,18 @@ class _Unified:
             return {}
         rows = np.array(self._everywhere(place))
         differs = (rows != rows[0]).any(axis=0)
-        return {"shape": np.where(differs, -1, rows[0]).astype(np.int32)} if differs.sum() == 1 else {}
+        has_one = differs.sum() == 1 and -1 not in rows
+        return {"shape": np.where(differs, -1, rows[0]).astype(np.int32)} if has_one else {}
+
+    def resize(self, node: Node) -> dict[str, Any]:
+        """``resize`` of the last two dimensions samples as ``resize_bilinear`` (iOS17/image_resizing.py)."""
+        targets = [node.reads[name][0] for name in ("target_size_height", "target_size_width")]
+        if self.ios < _RESIZE_RELEASE or not any(map(self._differs, targets)):
+            return {}
+        rows = np.array([self._everywhere(place) for place in targets]).T
+        mode = self._read(node, "sampling_mode")
+        sizes = self._integers(node, "target size", rows)
+        return {"x": self._read(node, "x"), "shape": sizes, "resized_dims": np.uint32(2), "sampling_mode": mode}
 
     def slice(self, node: Node) -> dict[str, Any]:
         """Bounds counted from the end of an axis, where they are the same at every size."""
@@ -304,7 +333,11 @@ class _Unified:
 
 
 # What an operation does about parameters that differ, before they are computed: parameter -> what is given for it.
-_RULES: dict[str, Callable[[_Unified, Node], dict[str, Any]]] = {"reshape": _Unified.reshape, "slice_by_index": _Unified.slice}
+_RULES: dict[str, Callable[[_Unified, Node], dict[str, Any]]] = {
+    "reshape": _Unified.reshape,
+    "slice_by_index": _Unified.slice,
+    "resize_bilinear": _Unified.resize,
+}
 
 
 def _at(size: Any, sizes: Mapping[Any, int]) -> int | None:
