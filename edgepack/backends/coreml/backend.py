@@ -6,12 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepack.backends.artifact import ArtifactDescription, Finding, WriteOptions
+from edgepack.backends.artifact import ArtifactDescription, Finding, ProbedModel, WriteOptions
 from edgepack.backends.coreml.operations import Hub, read_hub
 from edgepack.backends.table import BackendError, Obstacle
 
 if TYPE_CHECKING:
     from edgepack.backends.coreml.frontend import Built
+    from edgepack.backends.coreml.probes import Probe
 
 FILE = "model.mlpackage"
 # quantize and dequantize of activations exist from iOS 17 on.
@@ -58,21 +59,26 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
 def _built(hub: Hub, dtype: str, ios: int, options: WriteOptions) -> Built:
     """The program of a hub, or the one that all its probes are."""
     from edgepack.backends.coreml.flexible import unify
-    from edgepack.backends.coreml.frontend import build, find_obstacles
-    from edgepack.backends.coreml.probes import HINT, Probe
+    from edgepack.backends.coreml.frontend import build
 
     if not options.probes:
         return build(hub, dtype, ios)
-    probes = []
-    for probed in options.probes:
-        pinned = read_hub(probed.path)
-        _refuse(find_obstacles(pinned))
-        probes.append(Probe(probed.sizes, build(pinned, dtype, ios)))
-    built = unify(probes, ios)
+    # The largest sizes are the last probe's.
+    built = unify((_probe(held, dtype, ios) for held in options.probes[::-1]), options.sizes, ios)
     for held in built.inputs:
-        if held.hub_name in options.image_inputs and not all(isinstance(size, int) for size in held.shape):
-            raise BackendError(f"coreml: input '{held.name}' is to be an image, and its size {held.shape} is open", HINT)
+        if held.hub_name in options.image_inputs and any(isinstance(size, str) for size in held.shape):
+            cause = f"coreml: input '{held.name}' is to be an image, and its shape {held.shape} is open"
+            raise BackendError(cause, "give its sizes fixed values (leave them out of the student's sizes)")
     return built
+
+
+def _probe(probed: ProbedModel, dtype: str, ios: int) -> Probe:
+    from edgepack.backends.coreml.frontend import build, find_obstacles
+    from edgepack.backends.coreml.probes import Probe
+
+    hub = read_hub(probed.path)
+    _refuse(find_obstacles(hub))
+    return Probe(probed.sizes, build(hub, dtype, ios))
 
 
 def _size_notes(options: WriteOptions) -> list[str]:

@@ -17,7 +17,7 @@ sizes, so that every shape in it is what coremltools infers, and that must be wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,19 +51,23 @@ _RESIZE_RELEASE = 17
 _Integers = NDArray[np.integer[Any]]
 
 
-def unify(probes: Sequence[Probe], ios: int) -> Built:
+def unify(probes: Iterable[Probe], ranges: Mapping[str, tuple[int, int]], ios: int) -> Built:
     """The program that each of ``probes`` is at its sizes, with the inputs' open dimensions named.
 
     Args:
-        probes: the last is the widest: no other has a larger size. Every open size has at least three values among them.
+        probes: the first is the widest: no other has a larger size. Every open size has at least three values among them. One at a time
+            is held beside the widest.
+        ranges: what the open sizes may be, smallest and largest.
         ios: the release the package is for (17).
 
     Raises:
         BackendError: the programs differ in something that no rule explains; the message names the operation.
     """
-    widest = probes[-1].built
-    nodes = nodes_of(widest)
-    return _Unified(widest, nodes, [observe(probe, nodes) for probe in probes[::-1]], ios).build()
+    given = iter(probes)
+    widest = next(given)
+    nodes = nodes_of(widest.built)
+    observations = [observe(widest, nodes), *(observe(probe, nodes) for probe in given)]
+    return _Unified(widest.built, nodes, observations, ranges, ios).build()
 
 
 @dataclass
@@ -73,6 +77,7 @@ class _Unified:
     widest: Built
     nodes: Nodes
     observations: Sequence[Observation]
+    ranges: Mapping[str, tuple[int, int]]
     ios: int
     # What was emitted for each place of the widest program.
     values: dict[Place, Var] = field(default_factory=dict)
@@ -117,7 +122,7 @@ class _Unified:
             if not self._differs((index, 0)):
                 self._settle(index, node, self._called(node, {"val": node.held.outputs[0].val}))
         elif node.type.startswith("constexpr_"):
-            self._emit_codes(index, node)
+            self._settle(index, node, self._called(node, self._codes(node)))
         else:
             self._settle(index, node, self._called(node, *self._spelled(node)))
 
@@ -142,6 +147,7 @@ class _Unified:
         for at, (before, after) in enumerate(zip(node.held.outputs, found, strict=True)):
             after.name = before.name
             self._check(node, (index, at), after)
+            self._check_ends(node, (index, at))
             self.values[index, at] = after
 
     def _check(self, node: Node, place: Place, value: Var) -> None:
@@ -152,20 +158,20 @@ class _Unified:
             if len(have) != len(want) or any(ours not in (None, theirs) for ours, theirs in zip(have, want, strict=True)):
                 raise node.refusal(f"is of shape {want} at {told(seen.sizes)}, where coremltools infers {tuple(value.shape)}")
 
-    def _emit_codes(self, index: int, node: Node) -> None:
-        """A weight kept as codes: it is unpacked when the model is loaded, so a part of it is sliced after that."""
-        data, *others = node.reads
-        for name in others:
-            if self._differs(node.reads[name][0]):
-                raise node.refusal(f"has another {name} at another size")
-        whole = self._called(node, {name: self._widest(place) for name, (place,) in node.reads.items()})
-        (source,) = node.reads[data]
-        if self._differs(source):
-            whole[0].name = node.held.outputs[0].name
-            whole = [self._leading(node, data, [np.asarray(value) for value in self._everywhere(source)], whole[0])]
-            self.values[index, 0] = whole[0]
-        else:
-            self._settle(index, node, whole)
+    def _check_ends(self, node: Node, place: Place) -> None:
+        """BackendError when nothing is left at an end of the ranges: Core ML has no empty tensors."""
+        for axis, column in enumerate(zip(*(seen.shapes[place] for seen in self.observations), strict=True)):
+            line = line_through(column, symbol_measures(self.observations))
+            for sizes in ({name: ends[at] for name, ends in self.ranges.items()} for at in (0, 1)):
+                if line is not None and line.at(sizes) < 1:
+                    raise node.refusal(f"gives nothing along axis {axis} at {told(sizes)}")
+
+    def _codes(self, node: Node) -> dict[str, Any]:
+        """The parameters of a weight kept as codes, all constant."""
+        for name, places in node.reads.items():
+            if any(map(self._differs, places)):
+                raise node.refusal(f"has other {name} at another size")
+        return {name: self._widest(place) for name, (place,) in node.reads.items()}
 
     def _differs(self, place: Place) -> bool:
         return any(place in seen.constants for seen in self.observations)

@@ -156,6 +156,10 @@ class Line:
     factor: int
     offset: int
 
+    def at(self, sizes: Sizes) -> int:
+        """What it is where the open sizes, which it must be a line of, are these."""
+        return self.factor * prod(sizes[symbol] for symbol in self.measure.symbols) + self.offset
+
 
 def line_through(values: Sequence[int], measures: Iterable[Measure]) -> Line | None:
     """The values as a line of the first of ``measures`` that they are one of, with whole factor and offset; None when there is none."""
