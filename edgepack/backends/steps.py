@@ -13,10 +13,12 @@ from edgepack.backends.artifact import ImageInput, ProbedModel, WriteOptions, ar
 from edgepack.backends.registry import NEEDS_STATIC_SHAPES, backend
 from edgepack.backends.table import BackendError, Obstacle
 from edgepack.converter.step import Progress
+from edgepack.hub.graph import HubError
 from edgepack.hub.pin import pinned, symbols
 from edgepack.hub.probe import probes, symbol_sizes
 from edgepack.quantize.kernels import with_half_kernels
 from edgepack.quantize.placement import carries_codes
+from edgepack.student.sizes import sizes_of
 from edgepack.student.spec import StudentDescription
 
 
@@ -63,7 +65,9 @@ def write(
     progress(1, 2)
     findings = writer.lint(out / written.file)
     state = artifact_state(described.state, written.inputs, written.outputs)
-    written = msgspec.structs.replace(written, minimum_os=written.minimum_os or minimum_os, state=state)
+    # A format that keeps symbols takes every size.
+    sizes = written.sizes if format in NEEDS_STATIC_SHAPES else described.sizes
+    written = msgspec.structs.replace(written, minimum_os=written.minimum_os or minimum_os, state=state, sizes=sizes)
     (out / "artifact.json").write_bytes(msgspec.json.encode(written))
     (out / "findings.json").write_bytes(msgspec.json.encode(findings))
     progress(2, 2)
@@ -127,9 +131,27 @@ def obstacles(hub: Path, example: Path, backends: list[str], out: Path, progress
         format, _, runtime = name.partition("@")
         model = as_backend_wants(hub, format, example, out)
         obstacles = backend(format).obstacles(model, **({"runtime": runtime} if runtime else {}))
+        obstacles = obstacles or _open_size_obstacles(hub, format, example, runtime)
         found += [msgspec.structs.replace(obstacle, backend=name) for obstacle in obstacles]
         progress(done + 1, len(backends))
     (out / "obstacles.json").write_bytes(msgspec.json.encode(found))
+
+
+def _open_size_obstacles(hub: Path, format: str, example: Path, runtime: str) -> list[Obstacle]:
+    """What keeps a backend from leaving the declared sizes open, found by writing the artifact."""
+    import onnx_ir as ir
+
+    sizes = sizes_of(ir.load(hub).metadata_props)
+    if not sizes or format not in NEEDS_STATIC_SHAPES:
+        return []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        try:
+            options = with_probes(WriteOptions("fp32", runtime=runtime), hub, format, example, sizes, folder)
+            backend(format).write(as_backend_wants(hub, format, example, folder), folder, options)
+        except (BackendError, HubError) as error:
+            return [Obstacle(format, "open sizes", ", ".join(sizes), error.cause, error.hint)]
+    return []
 
 
 def as_backend_wants(model: Path, name: str, example: Path, out: Path) -> Path:

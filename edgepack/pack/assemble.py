@@ -119,6 +119,7 @@ class Assembler:
             answer=self._answer(branch),
             state=described.state,
             sizes=described.sizes,
+            size_parity=facts.size_parity,
         )
 
     def _answer(self, branch: Branch) -> FileRecord:

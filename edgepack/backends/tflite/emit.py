@@ -38,10 +38,11 @@ class Emitter:
     Args:
         scheme: what the hub carries; fp16 stores float weights in half.
         runtime: an old one that must run it, None for today's.
+        images_are_open: images may have other sizes than those that are written down.
     """
 
-    def __init__(self, scheme: Scheme, runtime: OldRuntime | None = None) -> None:
-        self.scheme, self.runtime = scheme, runtime
+    def __init__(self, scheme: Scheme, runtime: OldRuntime | None = None, images_are_open: bool = False) -> None:
+        self.scheme, self.runtime, self.images_are_open = scheme, runtime, images_are_open
         self._calls: list[Call] = []
         self._bound: dict[str, View] = {}
         self._names: set[str] = set()
