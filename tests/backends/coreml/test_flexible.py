@@ -16,6 +16,7 @@ from edgepack.backends import coreml
 from edgepack.backends.artifact import WriteOptions
 from edgepack.backends.coreml.probes import Measure, line_through
 from edgepack.backends.table import BackendError
+from edgepack.inspection.coreml_file import inspect
 from edgepack.mil.environment import coremltools
 from edgepack.mil.errors import MilError
 from edgepack.mil.program import Program
@@ -293,3 +294,10 @@ def test_no_line_goes_through_a_size_that_is_off_or_through_two_alone(sizes: lis
     if len(sizes) > 3:
         values[data.draw(st.integers(0, len(sizes) - 1))] += data.draw(st.integers(1, 99))
         assert line_through(values, [Measure(tuple(sizes), ("n",))]) is None
+
+
+def test_inspection_tells_the_range_and_counts_no_work_of_open_size(tmp_path: Path) -> None:
+    facts = inspect(network(tmp_path))
+    assert [(held.shape, held.note) for held in facts.inputs] == [((1, 3, 12, 8), "takes (1, 3, 1 to 40, 8)")]
+    assert [(held.shape, held.note) for held in facts.outputs] == [((), "sizes known when it runs")]
+    assert (facts.macs, facts.not_counted) == (0, ("conv 'y' of open size",))
