@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,6 @@ from edgepack.backends.artifact import Binding
 from edgepack.backends.coreml.emitter import Var
 from edgepack.backends.coreml.frontend import Built
 from edgepack.backends.coreml.probes import (
-    Line,
     Measure,
     Node,
     Nodes,
@@ -42,6 +42,7 @@ from edgepack.backends.coreml.probes import (
     symbol_measures,
     told,
 )
+from edgepack.backends.coreml.run_time_sizes import RunTimeSizes
 from edgepack.mil.environment import coremltools
 
 # Shapes have at most 5 entries, and what stands around them twice that.
@@ -82,8 +83,14 @@ class _Unified:
     # What was emitted for each place of the widest program.
     values: dict[Place, Var] = field(default_factory=dict)
     symbols: dict[str, Any] = field(default_factory=dict)
-    # What is computed from shapes, or sliced from constants, once each.
-    computed: dict[Any, Var] = field(default_factory=dict)
+    # Parts of constants, by the place of the constant.
+    parts: dict[Place, Var] = field(default_factory=dict)
+
+    @cached_property
+    def sizes(self) -> RunTimeSizes:
+        """Sizes of what was emitted, computed when the model runs."""
+        places = {(-1, at): self._told((-1, at)) for at in range(len(self.widest.inputs))}
+        return RunTimeSizes(self.values, {name: _where(name, places) for name in self.ranges})
 
     def build(self) -> Built:
         """The program, its inputs and its outputs with their open dimensions."""
@@ -205,11 +212,11 @@ class _Unified:
         """The leading part of a constant, sliced once for all that read it."""
         from coremltools.converters.mil.mil import Builder
 
-        if place not in self.computed:
+        if place not in self.parts:
             constant = self.nodes.operations[place[0]].held.outputs[0]
             whole = Builder.const(val=constant.val, name=constant.name)
-            self.computed[place] = self._leading(node, name, arrays, whole)
-        return self.computed[place]
+            self.parts[place] = self._leading(node, name, arrays, whole)
+        return self.parts[place]
 
     def _leading(self, node: Node, name: str, arrays: Sequence[NDArray[Any]], whole: Var) -> Var:
         """``whole``, which is the first of ``arrays``, up to the open sizes.
@@ -249,9 +256,7 @@ class _Unified:
         if line is None:
             sizes = "; ".join(f"{value} at {told(seen.sizes)}" for value, seen in zip(values[:3], self.observations, strict=False))
             raise node.refusal(f"has a {name} that does not follow from the sizes ({sizes})")
-        if line not in self.computed:
-            self.computed[line] = self._on(line)
-        return self.computed[line]
+        return self.sizes.on(line)
 
     def _measures(self, node: Node, values: Sequence[int]) -> Iterator[Measure]:
         """What integers of an operation may follow from, the likeliest first."""
@@ -265,39 +270,6 @@ class _Unified:
     def _is_computed(self, place: Place) -> bool:
         """Whether a value is there when the model runs, and has the shape that the probes have."""
         return place in self.values and (place[0] < 0 or not self.nodes.operations[place[0]].type.startswith("const"))
-
-    def _on(self, line: Line) -> Var:
-        from coremltools.converters.mil.mil import Builder
-
-        value = self._measured(line.measure)
-        value = value if line.factor == 1 else Builder.mul(x=value, y=np.int32(line.factor))
-        return value if line.offset == 0 else Builder.add(x=value, y=np.int32(line.offset))
-
-    def _measured(self, measure: Measure) -> Var:
-        from coremltools.converters.mil.mil import Builder
-
-        if not measure.symbols:
-            return self._size(measure.place, measure.axis)
-        value, *others = (self._size(*self._where(symbol)) for symbol in measure.symbols)
-        for other in others:
-            value = Builder.mul(x=value, y=other)
-        return value
-
-    def _where(self, symbol: str) -> tuple[Place, int]:
-        """The first input that has an open dimension, and its axis there."""
-        shapes = {(-1, at): self._told((-1, at)) for at in range(len(self.widest.inputs))}
-        return next((place, shape.index(symbol)) for place, shape in shapes.items() if symbol in shape)
-
-    def _size(self, place: Place, axis: int) -> Var:
-        """The size of a value along an axis, as a vector of one entry."""
-        from coremltools.converters.mil.mil import Builder
-
-        if ("shape", place) not in self.computed:
-            self.computed["shape", place] = Builder.shape(x=self.values[place])
-        if ("size", place, axis) not in self.computed:
-            sizes = self.computed["shape", place]
-            self.computed["size", place, axis] = Builder.slice_by_size(x=sizes, begin=[axis], size=[1])
-        return self.computed["size", place, axis]
 
     def reshape(self, node: Node) -> dict[str, Any]:
         """One entry of the shape that differs is what is left."""
@@ -344,6 +316,11 @@ _RULES: dict[str, Callable[[_Unified, Node], dict[str, Any]]] = {
     "slice_by_index": _Unified.slice,
     "resize_bilinear": _Unified.resize,
 }
+
+
+def _where(symbol: str, shapes: Mapping[Place, tuple[int | str, ...]]) -> tuple[Place, int]:
+    """The first input that has an open dimension, and its axis there."""
+    return next((place, shape.index(symbol)) for place, shape in shapes.items() if symbol in shape)
 
 
 def _at(size: Any, sizes: Mapping[Any, int]) -> int | None:
