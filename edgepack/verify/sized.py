@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgepack.backends.artifact import ArtifactDescription, Binding
 from edgepack.pack.manifest import SizeParity
 from edgepack.quantize.scheme import Scheme
+from edgepack.student.sizes import sizes_to_check
 from edgepack.verify.judge import NETWORK_DB, OWN_CODES_DB, WORST_DB
 from edgepack.verify.metrics import non_finite, sqnr_db
 
@@ -24,12 +25,6 @@ Run = Callable[[dict[str, NDArray[Any]]], Arrays]
 
 # Chance of one sample against another: noise of twice the size.
 _CHANCE_DB = 6.0
-
-
-def sizes_to_check(held: Mapping[str, tuple[int, int]]) -> list[dict[str, int]]:
-    """All symbols at their smallest, in the middle, and at their largest."""
-    ends = [{symbol: low + (high - low) * part // 2 for symbol, (low, high) in held.items()} for part in (0, 1, 2)]
-    return [sizes for place, sizes in enumerate(ends) if sizes not in ends[:place]]
 
 
 def sample_at(golden: Arrays, inputs: Sequence[Binding], sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
