@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgepack.backends.artifact import WriteOptions
 from edgepack.backends.coreml import write
 from edgepack.runner.bundle import bundle
+from tests.backends.coreml.flexible_models import hub_of, opened
 from tests.fakes.mac import Mac
 
 
@@ -84,6 +85,18 @@ def test_an_image_is_handed_over_as_one(mac: Mac, tmp_path: Path) -> None:
         assert np.array_equal(outputs["y"], 2 * pixels)
     refused = ask(mac, package, tmp_path, samples=pixels + 0.5)
     assert not refused["ok"] and "whole pixels 0 to 255" in refused["error"]
+
+
+def test_samples_of_any_size_in_the_range_are_handed_over(mac: Mac, tmp_path: Path) -> None:
+    hub = hub_of([helper.make_node("Mul", ["x", "two"], ["y"])], {"x": [1, "n", 2]}, {"two": np.array(2, np.float32)})
+    package = opened(hub, tmp_path).package
+    for size in (1, 40):
+        samples = np.random.default_rng(size).standard_normal((2, 1, size, 2)).astype(np.float32)
+        assert ask(mac, package, tmp_path, samples=samples)["ok"]
+        with np.load(tmp_path / "out.npz") as outputs:
+            assert np.array_equal(outputs["y"], 2 * samples)
+    refused = ask(mac, package, tmp_path, samples=np.zeros((1, 1, 41, 2), np.float32))
+    assert not refused["ok"] and "1 to 40" in refused["error"]
 
 
 @pytest.mark.parametrize(
