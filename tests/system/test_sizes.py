@@ -13,7 +13,7 @@ from edgepack.pack.files import load_pack
 from tests.system import sized_students
 from tests.system.program import edgepack, failure
 
-# Formats that leave declared sizes open.
+# Targets beside Core ML's.
 OPEN = ("android", "android-legacy", "raspberry-pi-5")
 
 
@@ -32,14 +32,16 @@ def calibration(student: str, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["encoder", "images", "sound"])
-def test_every_scheme_holds_at_every_size_that_is_checked(name: str, tmp_path: Path) -> None:
-    schemes = [word for scheme in ("fp32", "w8", "w8d8", "w8a8") for word in ("-s", scheme)]
-    targets = [word for target in OPEN for word in ("-t", target)]
-    asked = [*targets, *schemes, "-c", calibration(name, tmp_path), "-o", "pack", "--latency", "none"]
+@pytest.mark.parametrize(("targets", "schemes"), [(OPEN, ("fp32", "w8", "w8d8", "w8a8")), (("ios",), ("fp32", "fp16", "w8", "w8a8"))])
+def test_every_scheme_holds_at_every_size_that_is_checked(
+    name: str, targets: tuple[str, ...], schemes: tuple[str, ...], tmp_path: Path
+) -> None:
+    chosen = [word for target in targets for word in ("-t", target)] + [word for scheme in schemes for word in ("-s", scheme)]
+    asked = [*chosen, "-c", calibration(name, tmp_path), "-o", "pack", "--latency", "none"]
     built = edgepack("build", f"{sized_students.__file__}:{name}", *asked, cwd=tmp_path)
     assert built.returncode == 0, built.stderr + built.stdout
     manifest = load_pack(tmp_path / "pack")
-    assert len(manifest.artifacts) == 12
+    assert len(manifest.artifacts) == len(targets) * len(schemes)
     for artifact in manifest.artifacts:
         assert artifact.sizes == manifest.student.sizes and artifact.failures == ()
         ((_, (low, high)),) = artifact.sizes.items()

@@ -52,13 +52,15 @@ def _difference(got: NDArray[np.generic], want: NDArray[np.generic]) -> float:
 
 
 def feed_at(hub: ir.Model, sizes: Mapping[str, int], seed: int = 1) -> dict[str, NDArray[np.generic]]:
-    """Normal reals, and integers from 0 to 7, for the inputs at these sizes."""
+    """Normal reals, integers from 0 to 7, and a "mask" that hides nothing, for the inputs at these sizes."""
     random = np.random.default_rng(seed)
     feed: dict[str, NDArray[np.generic]] = {}
     for value in hub.graph.inputs:
         shape = [size if isinstance(size, int) else sizes[str(size.value)] for size in value.shape or ()]
         is_real = value.dtype == ir.DataType.FLOAT
         feed[value.name or ""] = random.standard_normal(shape).astype(np.float32) if is_real else random.integers(0, 8, shape)
+        if value.name == "mask":
+            feed["mask"] = np.ones(shape, np.int64)
     return feed
 
 
