@@ -1,8 +1,8 @@
 """Probing: a hub with open sizes, pinned at several of them, for formats whose writers need every size known.
 
 What is equal at all probes holds for the whole range; what differs must be explained by whoever joins them. Probes are sizes of 2 or
-more, since a size of 1 hides things (an axis that is moved for nothing, a broadcast), odd and even, since windows round by them, and no
-sizes that the model has of its own.
+more, since a size of 1 hides things (an axis that is moved for nothing, a broadcast), two of them neighbours, since windows round, and
+where possible no sizes that the model has of its own.
 """
 
 from __future__ import annotations
@@ -70,7 +70,10 @@ def assignments(
 
 
 def _sizes_to_probe(symbol: str, example: int, held: tuple[int, int], own: frozenset[int]) -> list[int]:
-    """Sizes of one symbol, the base first: the example's, some odd and even ones from the lower middle of the range, and the largest."""
+    """Sizes of one symbol, the base first: the example's, three from the lower middle of the range, and the largest.
+
+    Two are neighbours: what rounds by any step but 1 is no line through both and a third.
+    """
     low, high = max(held[0], 2), held[1]
     if high - low + 1 < _FEWEST:
         cause = f"'{symbol}' is open from {held[0]} to {held[1]}, which leaves fewer than {_FEWEST} sizes above 1 to try"
@@ -78,9 +81,9 @@ def _sizes_to_probe(symbol: str, example: int, held: tuple[int, int], own: froze
     start = low + (high - low) // 3
     # A window of the range is enough: nobody needs to look at a million lengths of audio.
     nearby = [*range(start, min(high, start + 256)), *range(low, start)][:512]
-    generic = sorted(nearby, key=lambda size: size in own)
-    odd, even = ([size for size in generic if size % 2 == parity and size != example][:2] for parity in (1, 0))
-    return list(dict.fromkeys([*([example] if example > 1 else []), *odd[:2], *even[:1], high]))
+    pairs = sorted(((size, size + 1) for size in nearby if size < high), key=lambda pair: sum(size in own for size in pair))
+    third = next((size for size in sorted(nearby, key=lambda size: size in own) if size not in (*pairs[0], example, high)), high)
+    return list(dict.fromkeys([*([example] if example > 1 else []), *pairs[0], third, high]))
 
 
 def shapes_at(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, Shape]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import os
 from collections import Counter
@@ -199,7 +200,7 @@ class TorchProgram:
             for axis in symbolic:
                 example[index] = example[index].repeat_interleave(2, axis) if example[index].shape[axis] == 1 else example[index]
             dynamic.append(symbolic or None)
-        return self._module, tuple(example), tuple(dynamic) if any(dynamic) else None
+        return self._module, tuple(example), _as_taken(self._module, dynamic) if any(dynamic) else None
 
     def _double(self) -> Any:
         if not hasattr(self, "_double_module"):
@@ -354,6 +355,15 @@ def _rename_apart(value: Any, taken: set[str]) -> str:
     name = next(candidate for count in itertools.count(1) if (candidate := f"{value.name}_{count}") not in taken)
     value.name = name
     return name
+
+
+def _as_taken(module: Any, dynamic: Sequence[Any]) -> tuple[Any, ...]:
+    """One entry for each parameter of ``forward``, as torch.export counts them: those that ``*arguments`` takes are one entry together."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return tuple(dynamic)
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*dynamic[:named], tuple(dynamic[named:]))
 
 
 def _tensors(given: Sequence[Any]) -> tuple[Any, ...]:

