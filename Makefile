@@ -14,7 +14,7 @@ demo: $(VENV)/.demo
 	$(BIN)/edgepack demo --out pack
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 # Longer suites than the default run.
 slow: $(VENV)/.dev

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -14,7 +15,7 @@ class Binding(msgspec.Struct, frozen=True):
         name: in the artifact (TFLite signature name, Core ML feature name, ONNX value name).
         hub_name: the student's name for the same tensor.
         dtype: numpy name of what the artifact takes or gives.
-        shape: of the artifact's tensor; a symbolic dimension is a string.
+        shape: of the artifact's tensor; a symbolic dimension is a string, and one that depends on it says how ("2*sequence+1") or "?".
         permutation: ``artifact = transpose(hub, permutation)``; empty when the layouts agree.
     """
 
@@ -37,6 +38,7 @@ class ArtifactDescription(msgspec.Struct, frozen=True):
         state: of a stateful student: artifact input -> the artifact output it takes in the next step.
         kept: of these inputs, those that the format itself keeps between invocations, as tensors of an ``MLState`` (float16). Who runs the
             artifact through ``edgepack.runner`` feeds and gets them like the others; for an app they are no inputs, their outputs none.
+        sizes: what its symbolic dimensions may be, symbol -> (smallest, largest); a symbol that is not here may be anything.
     """
 
     file: str
@@ -47,6 +49,7 @@ class ArtifactDescription(msgspec.Struct, frozen=True):
     minimum_os: str = ""
     state: dict[str, str] = {}
     kept: tuple[str, ...] = ()
+    sizes: dict[str, tuple[int, int]] = {}
 
 
 def artifact_state(state: Mapping[str, str], inputs: Iterable[Binding], outputs: Iterable[Binding]) -> dict[str, str]:
@@ -82,6 +85,13 @@ class ImageInput(msgspec.Struct, frozen=True):
     value_range: tuple[float, float]
 
 
+class ProbedModel(msgspec.Struct, frozen=True):
+    """The model of a writer at one probe (``edgepack.hub.probe``): ``sizes`` of the open symbols, ``path`` of the static ONNX file."""
+
+    sizes: dict[str, int]
+    path: Path
+
+
 class WriteOptions(msgspec.Struct, frozen=True):
     """What a writer is told beside the model.
 
@@ -95,6 +105,9 @@ class WriteOptions(msgspec.Struct, frozen=True):
         images: inputs that hold images, by name, for the artifact's metadata.
         runtime: the oldest release of the format's runtime that must run it ("2.14"); "" for today's.
         state: what the artifact itself is to keep between invocations, where the format can: hub input -> the hub output it takes next.
+        sizes: symbols that stay open, symbol -> (smallest, largest). The model is then the one at the example's sizes.
+        example_sizes: what these symbols are in the example.
+        probes: the model at several sizes of them, the base first and the largest last; empty where no symbol is open.
     """
 
     scheme: str
@@ -108,3 +121,6 @@ class WriteOptions(msgspec.Struct, frozen=True):
     images: dict[str, ImageInput] = {}
     runtime: str = ""
     state: dict[str, str] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    example_sizes: dict[str, int] = {}
+    probes: tuple[ProbedModel, ...] = ()

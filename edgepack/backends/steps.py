@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from edgepack.arrays import load_arrays
-from edgepack.backends.artifact import ImageInput, WriteOptions, artifact_state
+from edgepack.backends.artifact import ImageInput, ProbedModel, WriteOptions, artifact_state
 from edgepack.backends.registry import NEEDS_STATIC_SHAPES, backend
 from edgepack.backends.table import BackendError, Obstacle
 from edgepack.converter.step import Progress
+from edgepack.hub.graph import HubError
 from edgepack.hub.pin import pinned, symbols
+from edgepack.hub.probe import probes, symbol_sizes
 from edgepack.quantize.kernels import with_half_kernels
 from edgepack.quantize.placement import carries_codes
+from edgepack.student.sizes import sizes_of
 from edgepack.student.spec import StudentDescription
 
 
@@ -58,15 +62,35 @@ def write(
     _refuse_own_codes(model, scheme)
     writer = backend(format)
     with tempfile.TemporaryDirectory() as scratch:
-        source = as_backend_wants(_as_scheme_wants(model, scheme, Path(scratch)), format, example, Path(scratch))
-        written = writer.write(source, out, options)
+        whole = _as_scheme_wants(model, scheme, Path(scratch))
+        options = with_probes(options, whole, format, example, described.sizes, Path(scratch))
+        written = writer.write(as_backend_wants(whole, format, example, Path(scratch)), out, options)
     progress(1, 2)
     findings = writer.lint(out / written.file)
     state = artifact_state(described.state, written.inputs, written.outputs)
-    written = msgspec.structs.replace(written, minimum_os=written.minimum_os or minimum_os, state=state)
+    # A format that keeps symbols takes every size.
+    sizes = written.sizes if format in NEEDS_STATIC_SHAPES else described.sizes
+    written = msgspec.structs.replace(written, minimum_os=written.minimum_os or minimum_os, state=state, sizes=sizes)
     (out / "artifact.json").write_bytes(msgspec.json.encode(written))
     (out / "findings.json").write_bytes(msgspec.json.encode(findings))
     progress(2, 2)
+
+
+def with_probes(
+    options: WriteOptions, model: Path, format: str, example: Path, sizes: Mapping[str, tuple[int, int]], out: Path
+) -> WriteOptions:
+    """The options with the model at several sizes, where some stay open and the format's writer needs every size known."""
+    if not sizes or format not in NEEDS_STATIC_SHAPES:
+        return options
+    import onnx_ir as ir
+
+    hub, shapes = ir.load(model), {name: array.shape for name, array in load_arrays(example).items()}
+    probed: list[ProbedModel] = []
+    for number, probe in enumerate(probes(hub, shapes, sizes)):
+        probed.append(ProbedModel(dict(probe.sizes), out / f"probe_{number}.onnx"))
+        ir.save(probe.model, probed[-1].path)
+    held = {symbol: size for symbol, size in symbol_sizes(hub, shapes).items() if symbol in sizes}
+    return msgspec.structs.replace(options, sizes=dict(sizes), example_sizes=held, probes=tuple(probed))
 
 
 def _images(student: StudentDescription) -> dict[str, ImageInput]:
@@ -110,9 +134,27 @@ def obstacles(hub: Path, example: Path, backends: list[str], out: Path, progress
         format, _, runtime = name.partition("@")
         model = as_backend_wants(hub, format, example, out)
         obstacles = backend(format).obstacles(model, **({"runtime": runtime} if runtime else {}))
+        obstacles = obstacles or _open_size_obstacles(hub, format, example, runtime)
         found += [msgspec.structs.replace(obstacle, backend=name) for obstacle in obstacles]
         progress(done + 1, len(backends))
     (out / "obstacles.json").write_bytes(msgspec.json.encode(found))
+
+
+def _open_size_obstacles(hub: Path, format: str, example: Path, runtime: str) -> list[Obstacle]:
+    """What keeps a backend from leaving the declared sizes open, found by writing the artifact."""
+    import onnx_ir as ir
+
+    sizes = sizes_of(ir.load(hub).metadata_props)
+    if not sizes or format not in NEEDS_STATIC_SHAPES:
+        return []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        try:
+            options = with_probes(WriteOptions("fp32", runtime=runtime), hub, format, example, sizes, folder)
+            backend(format).write(as_backend_wants(hub, format, example, folder), folder, options)
+        except (BackendError, HubError) as error:
+            return [Obstacle(format, "open sizes", ", ".join(sizes), error.cause, error.hint)]
+    return []
 
 
 def as_backend_wants(model: Path, name: str, example: Path, out: Path) -> Path:

@@ -239,6 +239,8 @@ def _show(looked: _Looked, targets: list[Target], with_ports: bool) -> None:
         for spec in specs:
             span = f", values {spec.value_range[0]:g}..{spec.value_range[1]:g}" if spec.value_range else ""
             say(f"  {kind} {spec.name}: {spec.dtype} {list(spec.shape or ())} {spec.layout}{span}")
+    for symbol, (low, high) in described.sizes.items():
+        say(f"  open size {symbol}: {low} to {high}")
     say("  as a hub: " + ", ".join(f"{name} {count}" for name, count in notes.operators.items()))
     for goal in targets:
         mine = [obstacle for obstacle in obstacles if obstacle.backend == goal.dialect]

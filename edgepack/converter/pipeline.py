@@ -318,7 +318,7 @@ def _branch(request: BuildRequest, target: Target, model: _Model, given: _Source
     write = write_step(name, target, scheme, request.image_inputs, sources, limits)
     held: dict[str, Output | Path] = {"golden": samples["golden.npz"]}
     held |= {"evaluation": samples["evaluation.npz"]} if request.has_evaluation else {}
-    run = run_step(name, write["artifact.json"], write[ARTIFACT_FILES[target.backend]], held, limits)
+    run = run_step(name, scheme, Written(write["artifact.json"], write[ARTIFACT_FILES[target.backend]], sources["model"]), held, limits)
     compared: dict[str, Output | Path] = {
         "run": run["run.json"],
         "golden": run["golden.npz"],
@@ -348,11 +348,21 @@ def write_step(name: str, target: Target, scheme: str, image_inputs: bool, sourc
     return Step(f"{name}: write", "edgepack.backends.steps:write", sources, parameters, outputs, limits)
 
 
-def run_step(name: str, described: Output | Path, file: Output | Path, samples: Mapping[str, Output | Path], limits: Limits) -> Step:
+@dataclass(frozen=True)
+class Written:
+    """An artifact to be run: its description, its file, and the hub it was written from."""
+
+    described: Output | Path
+    file: Output | Path
+    model: Output | Path
+
+
+def run_step(name: str, scheme: str, artifact: Written, samples: Mapping[str, Output | Path], limits: Limits) -> Step:
     """The step that runs an artifact on ``samples``: golden, and evaluation where there is one."""
-    inputs = {"artifact": described, "file": file, **samples}
-    parameters = {"seconds": limits.seconds, "memory": limits.bytes}
+    inputs = {"artifact": artifact.described, "file": artifact.file, "model": artifact.model, **samples}
+    parameters: dict[str, Any] = {"seconds": limits.seconds, "memory": limits.bytes, "scheme": scheme}
     outputs = ("run.json", *(f"{kind}.npz" for kind in samples))
     # The step only waits for its runner, which has these limits itself: it gets a little longer to report a runner that hung.
     waiting = Limits(limits.seconds + 30, limits.bytes)
-    return Step(f"{name}: run", "edgepack.verify.steps:run", inputs, parameters, outputs, waiting, frozenset(parameters))
+    limited = frozenset({"seconds", "memory"})
+    return Step(f"{name}: run", "edgepack.verify.steps:run", inputs, parameters, outputs, waiting, limited)

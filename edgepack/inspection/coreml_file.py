@@ -17,6 +17,7 @@ from edgepack.errors import EdgepackError, one_line
 from edgepack.inspection.facts import FileFacts, InspectionError, OperatorCount, Port, Quantization
 from edgepack.inspection.graph import Call, Constant, Graph, Scales, fused, largest, quantization, weights_by_dtype
 from edgepack.mil.environment import coremltools
+from edgepack.mil.flexibility import flexibility_of
 from edgepack.mil.package import refuse_unsafe_package
 
 _UNREADABLE = "it is damaged, or no Core ML model: convert it again"
@@ -35,6 +36,7 @@ _CODED = {
 _PALETTES = {"constexpr_lut_to_dense": ("indices", "lut")}
 # Constants below this many elements are parameters (strides, pads, flags), not weights.
 _PARAMETERS = 2
+_MULTIPLIES = frozenset({"conv", "conv_transpose", "linear", "matmul", "einsum", "lstm", "gru", "rnn"})
 _MACHINE = frozenset({"edgepack.values"})
 
 
@@ -142,9 +144,8 @@ def _port(feature: Any) -> Port:
         colours = _COLOURS.get(image.colorSpace, f"colour space {image.colorSpace}")
         return Port(feature.name, "image", (int(image.height), int(image.width)), "HW", colours)
     if kind == "multiArrayType":
-        held = feature.type.multiArrayType
-        flexible = held.WhichOneof("ShapeFlexibility")
-        note = {"enumeratedShapes": "one of several shapes", "shapeRange": "a range of shapes"}.get(flexible or "", "")
+        held, flexible = feature.type.multiArrayType, flexibility_of(feature.type)
+        note = f"takes {flexible}" if flexible is not None else "" if held.shape else "sizes known when it runs"
         return Port(feature.name, _ARRAYS.get(held.dataType, f"type {held.dataType}"), tuple(map(int, held.shape)), "", note)
     return Port(feature.name, (kind or "untyped").removesuffix("Type"), ())
 
@@ -198,15 +199,18 @@ class _Reader:
             yield Constant(name, held.op_type.removeprefix("constexpr_"), shape, sum(array.nbytes for array in arrays))
 
     def macs(self) -> int:
-        """Multiply-accumulates; a symbolic size counts as 1."""
+        """Multiply-accumulates; what has an open size is not counted."""
         return sum(self._macs(held) for held in self.operations)
 
     def _macs(self, held: Any) -> int:
+        if held.op_type not in _MULTIPLIES:
+            return 0
+        if any(map(_is_open, (*held.outputs, *_inputs(held)))):
+            self.not_counted.append(f"{held.op_type} '{held.name}' of open size")
+            return 0
         if held.op_type in ("lstm", "gru", "rnn"):
             weights = [held.inputs.get(f"weight_{part}") for part in ("ih", "hh", "ih_back", "hh_back")]
             return math.prod(_sizes(held.inputs["x"])[:2]) * sum(math.prod(_sizes(weight)) for weight in weights if weight is not None)
-        if held.op_type not in ("conv", "conv_transpose", "linear", "matmul", "einsum"):
-            return 0
         out = math.prod(_sizes(held.outputs[0]))
         if held.op_type == "conv":
             return out * math.prod(_sizes(held.inputs["weight"])[1:])
@@ -282,5 +286,10 @@ def _array(variable: Any) -> NDArray[Any] | None:
     return None if value is None or isinstance(value, str) else np.asarray(value)
 
 
+def _is_open(variable: Any) -> bool:
+    """Whether one of its sizes is known when the model runs only."""
+    return any(not isinstance(size, int | np.integer) for size in variable.shape or ())
+
+
 def _sizes(variable: Any) -> tuple[int, ...]:
-    return tuple(int(size) if isinstance(size, int | np.integer) else 1 for size in variable.shape)
+    return tuple(int(size) for size in variable.shape)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from edgepack.mil.block import VARIADIC, Step, Steps
 from edgepack.mil.environment import coremltools
 from edgepack.mil.errors import MilError
+from edgepack.mil.flexibility import Flexibility, flexibility_of
 from edgepack.mil.operation import SCOPE, Array, MilOperation, State, TensorType
 from edgepack.mil.package import refuse_unsafe_package
 from edgepack.mil.protobuf import drop_mistyped_epsilons
@@ -36,6 +37,7 @@ class Program:
         state_outputs: how what a state holds afterwards is called by who wrote the package (edgepack): state -> name.
         opset: the package's MIL opset ("CoreML7").
         body: its operations.
+        flexible: the shapes it takes for inputs that may have several, by name.
     """
 
     inputs: tuple[TensorType, ...]
@@ -44,6 +46,7 @@ class Program:
     state_outputs: Mapping[str, str]
     opset: str
     body: Steps
+    flexible: Mapping[str, Flexibility] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path | str) -> Program:
@@ -54,12 +57,14 @@ class Program:
         """
         import edgepack.mil.ops  # noqa: F401 - registers the implementations
 
-        function = read_function(Path(path))
+        spec, function = _read(Path(path))
         variables = list(function.inputs.values())
         inputs, states = (tuple(_type(held) for held in variables if _is_state(held) is kept) for kept in (False, True))
         outputs = tuple(_type(variable) for variable in function.outputs)
         body = _block(function, [declared.name for declared in (*inputs, *states)])
-        return cls(inputs, outputs, states, _state_outputs(Path(path)) if states else {}, opset_name(function), body)
+        found = {feature.name: flexibility_of(feature.type) for feature in spec.description.input}
+        flexible = {name: held for name, held in found.items() if held is not None}
+        return cls(inputs, outputs, states, _state_outputs(spec) if states else {}, opset_name(function), body, flexible)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -77,7 +82,7 @@ class Program:
         ``states``, from ``new_states``, are read and updated; without, the run starts with new ones.
 
         Raises:
-            MilError: an input is missing, unknown or has another shape or kind of number.
+            MilError: an input is missing, unknown, or has another kind of number or a shape that the package does not take.
         """
         kept = self.new_states() if states is None else states
         arguments = [*self._take(feed), *(kept[declared.name] for declared in self.states)]
@@ -89,7 +94,7 @@ class Program:
         unknown = sorted(set(feed) - {declared.name for declared in self.inputs})
         if unknown:
             raise MilError(f"the package has no input '{unknown[0]}'", f"feed {[declared.name for declared in self.inputs]}")
-        return [_checked(declared, feed.get(declared.name)) for declared in self.inputs]
+        return [_checked(declared, self.flexible.get(declared.name), feed.get(declared.name)) for declared in self.inputs]
 
 
 def read_function(path: Path) -> Any:
@@ -98,6 +103,11 @@ def read_function(path: Path) -> Any:
     Raises:
         MilError: ``path`` is not an .mlpackage with an ML Program.
     """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[Any, Any]:
+    """The specification of a package, and its "main" function."""
     refuse_unsafe_package(path)
     ct = coremltools()
     from coremltools.converters.mil.frontend.milproto import load
@@ -110,7 +120,7 @@ def read_function(path: Path) -> Any:
         raise MilError(f"{path} cannot be read as an ML Program package ({error})", "write it again") from error
     if "main" not in program.functions:
         raise MilError(f"{path} has no function 'main' (it has {sorted(program.functions)})", "write it again")
-    return program.functions["main"]
+    return spec, program.functions["main"]
 
 
 def all_operations(block: Any) -> Iterator[Any]:
@@ -121,18 +131,20 @@ def all_operations(block: Any) -> Iterator[Any]:
             yield from all_operations(inner)
 
 
-def _state_outputs(path: Path) -> dict[str, str]:
-    own = coremltools().utils.load_spec(str(path)).description.metadata.userDefined
+def _state_outputs(spec: Any) -> dict[str, str]:
+    own = spec.description.metadata.userDefined
     return {str(state): str(result) for state, result in json.loads(own.get(STATE, "{}")).items()}
 
 
-def _checked(declared: TensorType, array: Array | None) -> Array:
+def _checked(declared: TensorType, flexible: Flexibility | None, array: Array | None) -> Array:
+    shapes = declared.shape if flexible is None else flexible
     if array is None:
-        raise MilError(f"input '{declared.name}' is missing", f"feed a {declared.dtype} array of shape {declared.shape}")
+        raise MilError(f"input '{declared.name}' is missing", f"feed a {declared.dtype} array of shape {shapes}")
     given = np.asarray(array)
-    if not declared.allows(given.shape) or not np.can_cast(given.dtype, declared.dtype, "same_kind"):
+    fits = declared.allows(given.shape) and (flexible is None or flexible.allows(given.shape))
+    if not fits or not np.can_cast(given.dtype, declared.dtype, "same_kind"):
         raise MilError(
-            f"input '{declared.name}' is {given.dtype} {given.shape}, the package takes {declared.dtype} {declared.shape}",
+            f"input '{declared.name}' is {given.dtype} {given.shape}, the package takes {declared.dtype} {shapes}",
             "convert the sample",
         )
     return to_half(given) if declared.dtype == "float16" else given.astype(declared.dtype)

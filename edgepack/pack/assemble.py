@@ -119,6 +119,8 @@ class Assembler:
             answer=self._answer(branch),
             state=described.state,
             kept=described.kept,
+            sizes=described.sizes,
+            size_parity=facts.size_parity,
         )
 
     def _answer(self, branch: Branch) -> FileRecord:

@@ -25,6 +25,9 @@ def contradictions(pack: Pack) -> Iterator[str]:
         yield "the student has no input or no output"
     yield from _tensors(student.inputs, "input")
     yield from _tensors(student.outputs, "output")
+    for symbol, (low, high) in (*student.sizes.items(), *(held for artifact in pack.artifacts for held in artifact.sizes.items())):
+        if not 1 <= low <= high < _MOST_BYTES:
+            yield f"size '{symbol}' is open from {low} to {high}"
     if student.preprocessing is not None:
         yield from _preprocessing(student.preprocessing)
     for record in (pack.golden_inputs, pack.golden_outputs, pack.golden_reference, *(hub.file for hub in pack.hubs)):

@@ -72,6 +72,20 @@ class Parity(msgspec.Struct, frozen=True):
     outputs: tuple[OutputParity, ...]
 
 
+class SizeParity(msgspec.Struct, frozen=True):
+    """How far an artifact with open sizes is, at some of them, from its own hub in ONNX Runtime, on one sample.
+
+    Attributes:
+        sizes: symbol -> size.
+        sqnr_db: of the output that is furthest, as ``OutputParity`` has it; None when every output is equal.
+        floor_db: what it must reach (``edgepack.verify.sized``).
+    """
+
+    sizes: dict[str, int]
+    sqnr_db: float | None
+    floor_db: float
+
+
 class Accuracy(msgspec.Struct, frozen=True):
     """How well the task is done on the evaluation set, in fractions of 1.
 
@@ -200,7 +214,8 @@ class ArtifactRecord(msgspec.Struct, frozen=True):
         failures: gate failures, one line each; empty means it passed.
         no_latency: why there is no latency; "" when there is one.
         answer: what it answered on the first golden sample, in the student's names and layouts.
-        state, kept: as ``ArtifactDescription`` has them.
+        state, kept, sizes: as ``ArtifactDescription`` has them.
+        size_parity: at the ends of these sizes and between.
     """
 
     target: str
@@ -223,6 +238,8 @@ class ArtifactRecord(msgspec.Struct, frozen=True):
     answer: FileRecord | None = None
     state: dict[str, str] = {}
     kept: tuple[str, ...] = ()
+    sizes: dict[str, tuple[int, int]] = {}
+    size_parity: tuple[SizeParity, ...] = ()
 
 
 class CalibrationRecord(msgspec.Struct, frozen=True):

@@ -71,9 +71,27 @@ def read_input(path: Path, student: StudentDescription) -> Arrays:
     if not path.is_file():
         raise PackError(f"input {path} is not a file", "give an image, an .npz or an .npy file")
     arrays = _READERS.get(path.suffix.lower(), _image)(path, student)
-    if student.state:
-        return _steps(arrays, student, path)
+    sample = _steps(arrays, student, path) if student.state else _sample(arrays, student, path)
+    _refuse_other_sizes(sample, student, path)
+    return sample
+
+
+def _sample(arrays: Arrays, student: StudentDescription, path: Path) -> Arrays:
     return {spec.name: _fitting(arrays, spec, path)[None] for spec in student.inputs}
+
+
+def _refuse_other_sizes(sample: Arrays, student: StudentDescription, path: Path) -> None:
+    """PackError where an open size is outside its range, or two inputs give one symbol two sizes."""
+    seen: dict[str, tuple[int, str]] = {}
+    for spec in student.inputs:
+        for dimension, size in zip(spec.shape or (), sample[spec.name].shape[1:], strict=True):
+            if isinstance(dimension, str) and dimension in student.sizes:
+                low, high = student.sizes[dimension]
+                if not low <= size <= high:
+                    raise PackError(f"'{spec.name}' in {path.name} has {dimension} {size}", f"the student takes {low} to {high}")
+                held, where = seen.setdefault(dimension, (size, spec.name))
+                if held != size:
+                    raise PackError(f"'{spec.name}' in {path.name} has {dimension} {size}, '{where}' has {held}", "give both one size")
 
 
 def _steps(arrays: Arrays, student: StudentDescription, path: Path) -> Arrays:

@@ -29,6 +29,9 @@ class LiteRTSession:
 
     def __init__(self, artifact: str, threads: int) -> None:
         self._interpreter = self._open(artifact, threads)
+        self._allocate()
+
+    def _allocate(self) -> None:
         self._interpreter.allocate_tensors()
         runner = self._interpreter.get_signature_runner(SIGNATURE)
         self._inputs: dict[str, Any] = runner.get_input_details()
@@ -41,13 +44,20 @@ class LiteRTSession:
         return Interpreter(model_path=artifact, num_threads=threads)
 
     def set_inputs(self, feed: Mapping[str, NDArray[Any]]) -> None:
-        """Copy one sample in; ints of another width and float64 are cast, a change of kind or shape is refused.
+        """Copy one sample in, with the inputs resized where their signature leaves a size open.
+
+        Ints of another width and float64 are cast, a change of kind or of a fixed size is refused.
 
         Raises:
             ValueError: a name, shape or kind of type does not match.
         """
         if feed.keys() != self._inputs.keys():
             raise ValueError(f"inputs {sorted(feed)} are not the artifact's {sorted(self._inputs)}")
+        moved = [name for name, array in feed.items() if _is_resized(array, self._inputs[name])]
+        for name in moved:
+            self._interpreter.resize_tensor_input(self._inputs[name]["index"], feed[name].shape, strict=True)
+        if moved:
+            self._allocate()
         for name, array in feed.items():
             self._interpreter.set_tensor(self._inputs[name]["index"], _fitting(name, array, self._inputs[name]))
 
@@ -100,6 +110,14 @@ def _installed_version() -> str:
         return metadata.version("ai-edge-litert")
     except metadata.PackageNotFoundError:
         return "unknown"
+
+
+def _is_resized(array: NDArray[Any], detail: Mapping[str, Any]) -> bool:
+    """Whether the sample has another size than the tensor, on axes that are open alone."""
+    held, signature = [int(size) for size in detail["shape"]], [int(size) for size in detail["shape_signature"]]
+    if list(array.shape) == held or len(signature) != array.ndim:
+        return False
+    return all(given == size or is_open == -1 for given, size, is_open in zip(array.shape, held, signature, strict=True))
 
 
 def _fitting(name: str, array: NDArray[Any], detail: Mapping[str, Any]) -> NDArray[Any]:

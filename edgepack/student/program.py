@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import os
 from collections import Counter
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgepack.errors import one_line
 from edgepack.hub.graph import OPSET
+from edgepack.student.sizes import checked as checked_sizes
 from edgepack.student.spec import ImagePreprocessing, StudentDescription, StudentError, TensorSpec, refuse_unfitting_labels
 from edgepack.student.state import checked
 
@@ -69,6 +71,7 @@ class Student:
         exporter: makes the captured onnx_ir model in place of ``torch.onnx.export``: float32, opset 7 to 25, inputs and outputs in the
             order of ``forward``.
         state: inputs that take in the next step what outputs gave in this one, input name -> output name (docs/state.md).
+        sizes: symbolic dimensions that every artifact takes in a range, symbol -> (smallest, largest), both included (docs/sizes.md).
     """
 
     module: Any
@@ -82,6 +85,7 @@ class Student:
     files: Sequence[str | Path] = ()
     exporter: Callable[[], Any] | None = None
     state: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @cached_property
     def program(self) -> Program:
@@ -104,8 +108,10 @@ class Student:
         labels = tuple(str(label) for label in self.labels)
         refuse_unfitting_labels(labels, program.outputs)
         state = checked(self.state, inputs, program.outputs)
+        example = {name: array.shape for name, array in program.example().items()} if self.sizes else {}
+        sizes = checked_sizes(self.sizes, inputs, example) if self.sizes else {}
         return StudentDescription(
-            self.name, source, inputs, program.outputs, self.preprocessing, labels, self.licence, program.parameters, state
+            self.name, source, inputs, program.outputs, self.preprocessing, labels, self.licence, program.parameters, state, sizes
         )
 
     def _with_range(self, spec: TensorSpec) -> TensorSpec:
@@ -194,7 +200,7 @@ class TorchProgram:
             for axis in symbolic:
                 example[index] = example[index].repeat_interleave(2, axis) if example[index].shape[axis] == 1 else example[index]
             dynamic.append(symbolic or None)
-        return self._module, tuple(example), tuple(dynamic) if any(dynamic) else None
+        return self._module, tuple(example), _as_taken(self._module, dynamic) if any(dynamic) else None
 
     def _double(self) -> Any:
         if not hasattr(self, "_double_module"):
@@ -349,6 +355,15 @@ def _rename_apart(value: Any, taken: set[str]) -> str:
     name = next(candidate for count in itertools.count(1) if (candidate := f"{value.name}_{count}") not in taken)
     value.name = name
     return name
+
+
+def _as_taken(module: Any, dynamic: Sequence[Any]) -> tuple[Any, ...]:
+    """One entry for each parameter of ``forward``, as torch.export counts them: those that ``*arguments`` takes are one entry together."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return tuple(dynamic)
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*dynamic[:named], tuple(dynamic[named:]))
 
 
 def _tensors(given: Sequence[Any]) -> tuple[Any, ...]:

@@ -208,6 +208,7 @@ class StudentDescription(msgspec.Struct, frozen=True):
         licence: of the weights, an SPDX expression.
         parameters: number of weights.
         state: inputs that take in the next step what outputs gave in this one, input name -> output name.
+        sizes: symbols whose size stays open in every artifact, symbol -> (smallest, largest).
     """
 
     name: str
@@ -219,6 +220,7 @@ class StudentDescription(msgspec.Struct, frozen=True):
     licence: str
     parameters: int
     state: dict[str, str] = {}
+    sizes: dict[str, tuple[int, int]] = {}
 
     @property
     def image_preprocessing(self) -> ImagePreprocessing:

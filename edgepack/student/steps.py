@@ -13,9 +13,11 @@ from edgepack.calibration.observe import feed_of
 from edgepack.calibration.pixels import values_of
 from edgepack.calibration.readers import Samples
 from edgepack.converter.step import Progress
+from edgepack.hub.canonical import plain_session
 from edgepack.student.identity import identified, same_student
 from edgepack.student.load import load_student, source_name
 from edgepack.student.program import Student
+from edgepack.student.sizes import refuse_other_answers, say_sizes
 from edgepack.student.spec import ImagePreprocessing, StudentDescription, refuse_unfitting_labels
 from edgepack.student.state import carried, say_state
 
@@ -57,12 +59,15 @@ def capture(
     save_arrays(out / "example.npz", loaded.program.example())
     progress(1, 2)
     loaded.program.capture(out / "captured.onnx")
-    if description.state:
+    if description.state or description.sizes:
         import onnx
 
         captured = onnx.load(out / "captured.onnx")
         say_state(captured, description.state)
+        say_sizes(captured, description.sizes)
         onnx.save(captured, out / "captured.onnx")
+        if description.sizes:
+            refuse_other_answers(loaded.program.run, plain_session(captured), description, loaded.program.example())
     progress(2, 2)
 
 

@@ -18,7 +18,7 @@ from edgepack.backends.registry import ARTIFACT_FILES
 from edgepack.calibration.manifest import CalibrationSet
 from edgepack.calibration.readers import Samples
 from edgepack.converter.execute import Manner, Results, execute
-from edgepack.converter.pipeline import demands_of, has_own_hub, quantize_step, run_step, write_step
+from edgepack.converter.pipeline import Written, demands_of, has_own_hub, quantize_step, run_step, write_step
 from edgepack.converter.plan import Plan
 from edgepack.converter.process import Watcher
 from edgepack.converter.step import Limits, Output, Step
@@ -249,11 +249,13 @@ class _Steps:
         samples: dict[str, Output | Path] = {"golden": self.golden}
         samples |= {"evaluation": self.samples["evaluation.npz"]} if self.samples is not None and self.evaluated is not None else {}
         described = self.student.with_name(f"{artifact.target}.{artifact.scheme}.json")
-        facts = ArtifactDescription(Path(artifact.file.path).name, artifact.inputs, artifact.outputs, artifact.runner, state=artifact.state)
+        name, state, sizes = Path(artifact.file.path).name, artifact.state, artifact.sizes
+        facts = ArtifactDescription(name, artifact.inputs, artifact.outputs, artifact.runner, state=state, sizes=sizes)
         described.write_bytes(msgspec.json.encode(facts))
         file = inside(self._folder, artifact.file.path)
         refuse_other_files(file, artifact.runner)
-        return run_step(_subject(artifact), described, file, samples, self.wish.limits)
+        written = Written(described, file, self.hubs.get(artifact.scheme, self.hubs["fp32"]))
+        return run_step(_subject(artifact), artifact.scheme, written, samples, self.wish.limits)
 
     def _judge(self, artifact: ArtifactRecord) -> Step:
         pack, subject = self.pack, _subject(artifact)

@@ -18,22 +18,25 @@ from edgepack.calibration.readers import Samples
 from edgepack.converter.step import Limits, Progress
 from edgepack.devices.runner_process import Request, artifact_feed, hub_arrays, run_local
 from edgepack.errors import InputError, one_line
-from edgepack.pack.manifest import NOTHING_MEASURED, Accuracy, Metric, Parity
+from edgepack.hub.canonical import plain_session
+from edgepack.pack.manifest import NOTHING_MEASURED, Accuracy, Metric, Parity, SizeParity
 from edgepack.quantize.constraints import Constraints
 from edgepack.quantize.scheme import Scheme
 from edgepack.student.load import load_function
 from edgepack.targets import Target
 from edgepack.verify.judge import HALF_PRECISION_DB, ParityBudget, Runs, accuracy, judge_accuracy, judge_parity, names_classes, parity
 from edgepack.verify.masks import segmentation_accuracy
+from edgepack.verify.sized import size_failures, size_parity
 from edgepack.verify.unlabelled import agreement_with_student
 
 
 class RunFacts(msgspec.Struct, frozen=True):
-    """What ran an artifact: runtime with version, truth kind, and what the loaded session says of itself."""
+    """What ran an artifact: runtime with version, truth kind, what the loaded session says of itself, and parity at open sizes."""
 
     runtime: str
     truth: str
     session: dict[str, Any]
+    size_parity: tuple[SizeParity, ...] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -51,7 +54,16 @@ class MetricError(InputError):
 
 
 def run(
-    artifact: Path, file: Path, golden: Path, seconds: float, memory: int, out: Path, progress: Progress, evaluation: Path | None = None
+    artifact: Path,
+    file: Path,
+    golden: Path,
+    seconds: float,
+    memory: int,
+    scheme: str,
+    out: Path,
+    progress: Progress,
+    evaluation: Path | None = None,
+    model: Path | None = None,
 ) -> None:
     """Run an artifact on the golden and the evaluation samples, one runner for both.
 
@@ -60,6 +72,7 @@ def run(
     Args:
         artifact: artifact.json; file: the artifact itself.
         seconds, memory: limits of the runner, the latter in bytes.
+        scheme: the artifact's; model: the hub that it was written from, which an artifact with open sizes is compared with.
     """
     described = msgspec.json.decode(artifact.read_bytes(), type=ArtifactDescription)
     sets = {"golden": Samples.open(golden)}
@@ -79,8 +92,27 @@ def run(
     for kind, held in sets.items():
         save_arrays(out / f"{kind}.npz", {name: array[start : start + held.count] for name, array in outputs.items()})
         start += held.count
-    facts = RunFacts(f"{response.runtime} {response.version}", response.truth, response.session)
+    kept = sets["golden"].arrays
+    sized = _size_parity(scheme, described, file, model, kept, Limits(seconds, memory)) if described.sizes and model is not None else ()
+    facts = RunFacts(f"{response.runtime} {response.version}", response.truth, response.session, sized)
     (out / "run.json").write_bytes(msgspec.json.encode(facts))
+
+
+def _size_parity(
+    scheme: str, described: ArtifactDescription, file: Path, model: Path, golden: Arrays, limits: Limits
+) -> tuple[SizeParity, ...]:
+    import onnx
+
+    def artifact(feed: dict[str, NDArray[Any]]) -> Arrays:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            save_arrays(folder / "inputs.npz", artifact_feed({name: array[None] for name, array in feed.items()}, described.inputs))
+            request = Request("run", {"artifact": str(file)}, str(folder / "inputs.npz"), str(folder / "outputs.npz"))
+            run_local(described.runner, request, folder, limits)
+            answers = hub_arrays(load_arrays(folder / "outputs.npz"), described.outputs)
+        return {name: array[0] for name, array in answers.items()}
+
+    return size_parity(Scheme.parse(scheme), described, golden, artifact, plain_session(onnx.load(model)))
 
 
 def judge(
@@ -117,7 +149,7 @@ def judge(
     reach = HALF_PRECISION_DB if goal.constraints.scale_dtype == "float16" else math.inf
     budget = ParityBudget(goal.budgets.fp32_below_student_db, goal.budgets.quantized_below_hub_db, reach)
     found = parity(Scheme.parse(scheme), load_arrays(golden), runs, budget, facts.truth)  # type: ignore[arg-type]
-    failures = judge_parity(found, goal.name, scheme)
+    failures = judge_parity(found, goal.name, scheme) + size_failures(facts.size_parity, goal.name, scheme)
     counted: Accuracy | None = None
     measured: tuple[Metric, ...] = ()
     if evaluation and evaluation_outputs and student_evaluation:

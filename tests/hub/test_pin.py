@@ -79,3 +79,12 @@ def test_sizes_that_disagree_with_the_declaration_are_refused(sizes: dict[str, t
     hub = canonicalize(two_inputs(), {"a": normal(2, 3), "b": normal(2, 3)}).model
     with pytest.raises(HubError, match=why):
         pinned(hub, sizes)
+
+
+def test_a_group_normalization_keeps_its_shape_when_pinned() -> None:
+    nodes = [node("GroupNormalization", ["x", "scale", "bias"], ["g"], num_groups=2), node("Relu", ["g"], ["y"])]
+    hub = canonicalize(model(nodes, {"x": [1, 4, "n"]}, {"y": None}, {"scale": normal(4), "bias": normal(4)}), {"x": normal(1, 4, 6)}).model
+    fixed = pinned(hub, {"x": (1, 4, 9)})
+    assert static_shape(fixed.graph.outputs[0]) == (1, 4, 9)
+    feed = {"x": normal(1, 4, 9)}
+    np.testing.assert_array_equal(onnxruntime_run(ir.to_proto(fixed), feed)["y"], onnxruntime_run(ir.to_proto(hub), feed)["y"])

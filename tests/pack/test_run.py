@@ -165,3 +165,22 @@ def test_outputs_that_are_not_one_score_a_label_have_no_best_class() -> None:
     assert best({"scores": np.zeros((2, 3))}, ("a", "b", "c"), 1) == ()
     assert best({"scores": np.zeros(3)}, (), 1) == ()
     assert best({"scores": np.zeros(0)}, (), 1) == ()
+
+
+@pytest.mark.parametrize(("length", "cause"), [(1, ""), (9, ""), (10, "'ids' in in.npz has length 10")])
+def test_an_open_size_lies_in_its_range(length: int, cause: str, tmp_path: Path) -> None:
+    student = replace(TENSORS, sizes={"length": (1, 9)})
+    np.savez(tmp_path / "in.npz", ids=np.zeros((1, length), np.int64), scale=SCALE)
+    if not cause:
+        assert read_input(tmp_path / "in.npz", student)["ids"].shape == (1, 1, length)
+        return
+    with pytest.raises(PackError, match=cause) as raised:
+        read_input(tmp_path / "in.npz", student)
+    assert raised.value.hint == "the student takes 1 to 9"
+
+
+def test_two_inputs_give_one_symbol_one_size(tmp_path: Path) -> None:
+    specs = tuple(TensorSpec(name, "int64", (1, "length")) for name in ("ids", "mask"))
+    np.savez(tmp_path / "in.npz", ids=np.zeros((1, 4), np.int64), mask=np.zeros((1, 5), np.int64))
+    with pytest.raises(PackError, match=r"'mask' in in\.npz has length 5, 'ids' has 4"):
+        read_input(tmp_path / "in.npz", replace(TENSORS, inputs=specs, sizes={"length": (1, 9)}))

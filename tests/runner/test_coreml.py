@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgepack.backends.artifact import WriteOptions
 from edgepack.backends.coreml import write
 from edgepack.runner.bundle import bundle
+from tests.backends.coreml.flexible_models import hub_of, opened
 from tests.fakes.mac import Mac
 
 
@@ -105,6 +106,16 @@ def test_a_state_that_core_ml_keeps_is_written_before_a_step_and_read_after_it(m
             assert outputs["next"].dtype == np.float32 and np.array_equal(outputs["next"], wanted)
             assert np.array_equal(outputs["y"], 2 * np.asarray(wanted))
     assert ask(mac, package, tmp_path, "time", samples=steps, more={"past": past})["ok"]
+
+
+def test_samples_of_any_size_in_the_range_are_handed_over(mac: Mac, tmp_path: Path) -> None:
+    hub = hub_of([helper.make_node("Mul", ["x", "two"], ["y"])], {"x": [1, "n", 2]}, {"two": np.array(2, np.float32)})
+    package = opened(hub, tmp_path).package
+    for size in (1, 40):
+        samples = np.random.default_rng(size).standard_normal((2, 1, size, 2)).astype(np.float32)
+        assert ask(mac, package, tmp_path, samples=samples)["ok"]
+        with np.load(tmp_path / "out.npz") as outputs:
+            assert np.array_equal(outputs["y"], 2 * samples)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx.helper import make_node as node
 
 from edgepack.runner import litert
+from tests.backends.sized import Open, Written
 from tests.backends.tflite.models import convert, run_ort, single
 
 
@@ -75,3 +77,18 @@ def test_outputs_are_copies(tmp_path: Path) -> None:
     session.set_inputs({"x0": np.zeros((1, 8, 8, 3), np.float32)})
     session.invoke()
     np.testing.assert_array_equal(first, kept)
+
+
+def test_open_sizes_are_resized_and_fixed_ones_are_not(tmp_path: Path) -> None:
+    held = Open([node("Relu", ["x"], ["y"])], ("n", 3), {"n": (1, 9)}, {"n": 2})
+    Written(held, tmp_path, "tflite")
+    session = litert.RUNTIME.load(str(tmp_path / "model.tflite"), 1)
+    for rows in (2, 7, 1):
+        x = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3) - 4
+        session.set_inputs({"x": x})
+        session.invoke()
+        np.testing.assert_array_equal(session.outputs()["y"], np.maximum(x, 0))
+    with pytest.raises(ValueError, match="input x has shape"):
+        session.set_inputs({"x": np.zeros((2, 4), np.float32)})
+    with pytest.raises(ValueError, match="input x has shape"):
+        session.set_inputs({"x": np.zeros((2, 3, 1), np.float32)})

@@ -210,3 +210,15 @@ def test_names_of_ones_own_go_by_position_and_a_mixture_is_refused() -> None:
     assert [spec.name for spec in Student(Keyed(), (torch.ones(1, 2),), ["x"], ["a", "b"]).program.outputs] == ["a", "b"]
     with pytest.raises(StudentError, match="name only some"):
         _ = Student(Keyed(), (torch.ones(1, 2),), ["x"], ["triple", "b"]).program
+
+
+def test_an_input_that_forward_takes_among_others_can_be_symbolic(tmp_path: Path) -> None:
+    class Sum(torch.nn.Module):
+        def forward(self, first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+            return first + others[0] + others[1]
+
+    specs = [TensorSpec(name, shape=("batch", 4)) for name in "abc"]
+    path = captured(Student(Sum(), (torch.ones(2, 4), torch.ones(2, 4), torch.ones(2, 4)), specs, ["sum"]), tmp_path)
+    assert {value.type.tensor_type.shape.dim[0].dim_param for value in onnx.load(path).graph.input} == {"batch"}
+    feed = {name: np.full((7, 4), place, np.float32) for place, name in enumerate("abc")}
+    np.testing.assert_array_equal(run_file(path, feed)["sum"], np.full((7, 4), 3, np.float32))

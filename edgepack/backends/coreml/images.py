@@ -38,15 +38,10 @@ def _objection(operand: Operand | None, colours: str) -> tuple[str, str] | None:
     return None
 
 
-def image_types(inputs: Sequence[Binding], wanted: Mapping[str, str]) -> list[Any]:
-    """coremltools' declaration of these inputs, the images with neither scale nor bias."""
+def image_type(held: Binding, colours: str) -> Any:
+    """coremltools' declaration of an input that is an image, with neither scale nor bias."""
     ct = coremltools()
-    return [
-        ct.ImageType(held.name, held.shape, color_layout=ct.colorlayout[wanted[held.hub_name]], channel_first=True)
-        if held.hub_name in wanted
-        else ct.TensorType(held.name, held.shape)
-        for held in inputs
-    ]
+    return ct.ImageType(held.name, held.shape, color_layout=ct.colorlayout[colours], channel_first=True)
 
 
 def check_images(package: Path, inputs: Sequence[Binding], wanted: Mapping[str, str]) -> None:

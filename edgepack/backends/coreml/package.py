@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from edgepack import __version__
 from edgepack.backends.artifact import Binding, WriteOptions
 from edgepack.backends.coreml.emitter import HeldEncoding
+from edgepack.backends.coreml.features import input_types
 from edgepack.backends.coreml.frontend import Built
-from edgepack.backends.coreml.images import image_types
 from edgepack.backends.table import BackendError
 from edgepack.errors import StepError
 from edgepack.mil.environment import coremltools, temporary_files_in
@@ -48,7 +48,7 @@ def save(built: Built, path: Path, ios: int, options: WriteOptions) -> None:
         ct.convert(
             built.program,
             convert_to="mlprogram",
-            inputs=image_types(features, options.image_inputs) if options.image_inputs else None,
+            inputs=input_types(features, options),
             minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
             # The program states its own precision; this only keeps coremltools from casting it again.
             compute_precision=ct.precision.FLOAT32,

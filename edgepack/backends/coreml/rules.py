@@ -53,7 +53,22 @@ def _features(artifact: Path, function: Any) -> Iterator[Finding]:
         name = array.ArrayDataType.Name(array.dataType)
         if name not in _FEATURE_TYPES or (name == "FLOAT16" and release < _FP16_FEATURE_RELEASE):
             yield _error(feature.name, f"input or output of type {name} is not accepted by this package's system version")
-        if not array.shape:
+    yield from _shapes_taken(description, function)
+
+
+def _shapes_taken(description: Any, function: Any) -> Iterator[Finding]:
+    """The shapes of multi-arrays, and whether the program is for all that the description allows."""
+    inputs = [feature for feature in description.input if feature.type.WhichOneof("Type") == "multiArrayType"]
+    kinds = {feature.type.multiArrayType.WhichOneof("ShapeFlexibility") for feature in inputs} - {None}
+    for feature in inputs:
+        yield from _input_shape(feature, function.inputs.get(feature.name))
+    if len(kinds) > 1:
+        yield _error("inputs", "one takes a range of sizes and another a list of shapes, which Core ML does not take together")
+    results = {variable.name: variable for variable in function.outputs}
+    for feature in description.output:
+        array = feature.type.multiArrayType
+        is_open = feature.name in results and _symbolic(results[feature.name])
+        if not array.shape and not is_open and feature.type.WhichOneof("Type") == "multiArrayType":
             yield _error(feature.name, "input or output without dimensions")
 
 
@@ -64,6 +79,43 @@ def _states(description: Any) -> Iterator[Finding]:
         name = array.ArrayDataType.Name(array.dataType)
         if name != "FLOAT16" or not array.shape:
             yield _error(feature.name, f"state of type {name}, {len(array.shape)} dimensions: Core ML keeps FLOAT16 of one or more")
+
+
+def _input_shape(feature: Any, variable: Any) -> Iterator[Finding]:
+    """The default shape lies in the ranges, which ML Programs need bounded, and a dimension of the program is open where its range is."""
+    array = feature.type.multiArrayType
+    if not array.shape:
+        yield _error(feature.name, "input or output without dimensions")
+    spans = _spans(array)
+    if len(spans) != len(array.shape) or (variable is not None and len(spans) != len(variable.shape)):
+        yield _error(feature.name, f"takes sizes for {len(spans)} dimensions, its default has {len(array.shape)}")
+        return
+    for axis, ((low, high), default) in enumerate(zip(spans, array.shape, strict=True)):
+        if not 1 <= low <= high:
+            yield _error(feature.name, f"takes sizes {low} to {high} along axis {axis}")
+        elif not low <= default <= high:
+            yield _error(feature.name, f"has a default of {default} along axis {axis}, outside {low} to {high}")
+        elif variable is not None and not _is_open(variable.shape[axis]) and not low == high == variable.shape[axis]:
+            yield _error(feature.name, f"takes sizes {low} to {high} along axis {axis}, the program {variable.shape[axis]}")
+
+
+def _spans(array: Any) -> list[tuple[int, int]]:
+    """The smallest and largest size of every dimension."""
+    match array.WhichOneof("ShapeFlexibility"):
+        case "shapeRange":
+            return [(held.lowerBound, held.upperBound) for held in array.shapeRange.sizeRanges]
+        case "enumeratedShapes":
+            columns = zip(*(held.shape for held in array.enumeratedShapes.shapes), strict=False)
+            return [(min(column), max(column)) for column in columns]
+    return [(size, size) for size in array.shape]
+
+
+def _is_open(size: Any) -> bool:
+    return not isinstance(size, int | np.integer)
+
+
+def _symbolic(variable: Any) -> bool:
+    return any(map(_is_open, getattr(variable, "shape", None) or ()))
 
 
 def _image(feature: Any, variable: Any) -> Iterator[Finding]:
@@ -82,13 +134,14 @@ def _release(opset: str) -> int:
 
 
 def _values(function: Any) -> Iterator[Finding]:
+    is_open = any(map(_symbolic, function.inputs.values()))
     for variable in function.inputs.values():
-        yield from _shape(variable)
+        yield from _shape(variable, is_open)
     for operation in all_operations(function):
         yield from _availability(operation, function)
         yield from _places(operation, function)
         for output in operation.outputs:
-            yield from () if _feeds_only_constexpr(output) else _shape(output)
+            yield from () if _feeds_only_constexpr(output) else _shape(output, is_open)
             yield from _numbers(operation, output)
 
 
@@ -97,10 +150,10 @@ def _feeds_only_constexpr(output: Any) -> bool:
     return bool(output.child_ops) and all(str(child.op_type).startswith("constexpr_") for child in output.child_ops)
 
 
-def _shape(variable: Any) -> Iterator[Finding]:
+def _shape(variable: Any, is_open: bool) -> Iterator[Finding]:
+    """``is_open``: whether the program takes inputs of several shapes."""
     sizes = tuple(variable.shape) if getattr(variable, "shape", None) is not None else ()
-    symbolic = [size for size in sizes if not isinstance(size, int | np.integer)]
-    if symbolic:
+    if _symbolic(variable) and not is_open:
         yield _error(variable.name, f"symbolic shape {sizes}")
     elif len(sizes) > MAX_RANK:
         yield _error(variable.name, f"rank {len(sizes)} is above {MAX_RANK}")
@@ -129,14 +182,17 @@ _MIRRORED = 2
 def _places(operation: Any, function: Any) -> Iterator[Finding]:
     """Constant indices and padding that reach where Core ML leaves open what is there."""
     if operation.op_type == "gather" and operation.indices.val is not None:
-        size = operation.x.shape[operation.axis.val]
+        held = operation.x.shape[operation.axis.val]
+        # How many there are is known when the model runs: what is written from the sizes counts from zero.
+        size = np.iinfo(np.int32).max if _is_open(held) else held
         lowest = 0 if _release(opset_name(function)) >= _CODES_RELEASE else -size
         indices = np.asarray(operation.indices.val)
         if indices.min() < lowest or indices.max() >= size:
             yield _error(operation.name, f"gathers indices {indices.min()} to {indices.max()} from {size} elements")
     if operation.op_type == "pad" and operation.mode.val != "constant" and operation.pad.val is not None:
         widths = np.asarray(operation.pad.val).reshape(-1, 2)
-        limits = np.asarray(operation.x.shape[-len(widths) :]) - (operation.mode.val == "reflect")
+        sizes = [np.iinfo(np.int32).max if _is_open(size) else size for size in operation.x.shape[-len(widths) :]]
+        limits = np.asarray(sizes) - (operation.mode.val == "reflect")
         if widths[:-_MIRRORED].any() or (widths > limits[:, None]).any():
             yield _error(operation.name, f"pads {operation.mode.val} by {widths.tolist()} around {tuple(operation.x.shape)}")
 

@@ -43,10 +43,13 @@ class Emitter:
         scheme: what the hub carries; fp16 stores float weights in half.
         runtime: an old one that must run it, None for today's.
         block: writes a graph inside an operation as a program of its own.
+        images_are_open: images may have other sizes than those that are written down.
     """
 
-    def __init__(self, scheme: Scheme, runtime: OldRuntime | None = None, block: Block | None = None) -> None:
-        self.scheme, self.runtime, self._block = scheme, runtime, block
+    def __init__(
+        self, scheme: Scheme, runtime: OldRuntime | None = None, block: Block | None = None, images_are_open: bool = False
+    ) -> None:
+        self.scheme, self.runtime, self._block, self.images_are_open = scheme, runtime, block, images_are_open
         self._calls: list[Call] = []
         self._bound: dict[str, View] = {}
         self._names: set[str] = set()

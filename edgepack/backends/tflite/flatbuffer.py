@@ -36,6 +36,7 @@ _ENUMERATIONS = {
     "fusedActivationFunction": "ActivationFunctionType",
     "inDataType": "TensorType",
     "outDataType": "TensorType",
+    "outType": "TensorType",
     "outputType": "TensorType",
     "mode": "MirrorPadMode",
 }
@@ -116,8 +117,9 @@ class _Model:
     def _record(self, tensor: Tensor) -> Any:
         record = self._schema.TensorT()
         record.name, record.shape, record.hasRank = tensor.name, list(tensor.shape), True
-        if tensor.has_dynamic_rows:
-            record.shapeSignature = [-1, *tensor.shape[1:]]
+        if tensor.open_axes:
+            is_open = dict(tensor.open_axes)
+            record.shapeSignature = [-1 if axis in is_open else size for axis, size in enumerate(tensor.shape)]
         record.type = getattr(self._schema.TensorType, _TYPES[tensor.dtype])
         record.buffer = 0 if tensor.data is None else self._buffer(_bytes_of(tensor.data))
         record.quantization = self._quantization(tensor)

@@ -53,8 +53,9 @@ _FIXED_OUTPUT = {"SOFTMAX": (1 / 256, -128), "LOGISTIC": (1 / 256, -128), "TANH"
 def lint(artifact: Path) -> list[Finding]:
     """Look at a .tflite file; an empty list means nothing was found.
 
-    Checks the identifier, that every operator is builtin and versioned, the signature, that every int8 tensor has a scale, that weights are
-    symmetric and inside -127..127, that a bias has scale s_in * s_w, and what integer kernels demand of their encodings.
+    Checks the identifier, that every operator is builtin and versioned, the signature, that open axes are said alike, that every int8
+    tensor has a scale, that weights are symmetric and inside -127..127, that a bias has scale s_in * s_w, and what integer kernels demand
+    of their encodings.
     """
     content = artifact.read_bytes()
     if content[4:8] != _IDENTIFIER:
@@ -64,13 +65,14 @@ def lint(artifact: Path) -> list[Finding]:
 
 @dataclass(frozen=True)
 class _Code:
-    """One tensor: stored type, scales, zero points, channel axis, and its codes when constant."""
+    """One tensor: stored type, scales, zero points, its codes when constant, and whether its open axes are those of its shape."""
 
     name: str
     dtype: str
     scale: NDArray[np.float32]
     zero_point: NDArray[np.int64]
     data: NDArray[Any] | None
+    is_signed_alike: bool
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,15 @@ def _tensor(model: Any, tensor: Any, names: dict[int, str]) -> _Code:
     zero_point = np.asarray(held.ZeroPointAsNumpy(), np.int64) if has_scale and held.ZeroPointLength() else np.zeros(0, np.int64)
     buffer = model.Buffers(tensor.Buffer())
     data = np.frombuffer(buffer.DataAsNumpy().tobytes(), dtype) if buffer.DataLength() and dtype in ("int8", "int32") else None
-    return _Code(tensor.Name().decode(), dtype, scale, zero_point, data)
+    return _Code(tensor.Name().decode(), dtype, scale, zero_point, data, _is_signed_alike(tensor))
+
+
+def _is_signed_alike(tensor: Any) -> bool:
+    """Whether the shape signature, where there is one, is the shape but for axes of -1."""
+    if not tensor.ShapeSignatureLength():
+        return True
+    shape, signature = tensor.ShapeAsNumpy(), tensor.ShapeSignatureAsNumpy()
+    return len(shape) == len(signature) and bool(((signature == shape) | (signature == -1)).all())
 
 
 def _call(model: Any, operator: Any, tensors: tuple[_Code, ...], names: dict[int, str]) -> _Call:
@@ -168,6 +178,8 @@ def _tensor_findings(tensor: _Code) -> Iterator[Finding]:
         yield Finding("error", tensor.name, "int8 codes without a scale")
     if tensor.scale.size and not (np.isfinite(tensor.scale).all() and (tensor.scale > 0).all()):
         yield Finding("error", tensor.name, "a scale is not positive and finite")
+    if not tensor.is_signed_alike:
+        yield Finding("error", tensor.name, "the shape signature is another than the shape where no axis is open")
     if tensor.scale.size != tensor.zero_point.size:
         yield Finding("error", tensor.name, f"{tensor.scale.size} scales and {tensor.zero_point.size} zero points")
 

@@ -21,7 +21,8 @@ class Tensor:
         shape: as stored.
         encoding: of int8 or int32 codes; its axis counts stored dimensions.
         data: the numbers of a constant, in stored order; None for an activation.
-        has_dynamic_rows: only a run tells the size of the first axis; ``shape`` holds one it may have.
+        open_axes: axes whose size only a run tells, and what it is in terms of the inputs' symbols ("2*length+1"; "?" for what no line
+            says). ``shape`` holds one it may have.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Tensor:
     shape: Shape
     encoding: Encoding | None = None
     data: NDArray[Any] | None = None
-    has_dynamic_rows: bool = False
+    open_axes: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)

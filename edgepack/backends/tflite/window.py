@@ -79,7 +79,12 @@ class Window:
         return (self.begin, self.end) == split_evenly(self._same_total(), at_end=True)
 
     def is_same_in(self, emit: Emitter) -> bool:
-        """Whether SAME pads alike in the runtime that is written for, which may fail where elements lie between windows."""
+        """Whether SAME pads alike in the runtime that is written for, which may fail where elements lie between windows.
+
+        By a stride above 1 SAME splits the padding of other sizes otherwise.
+        """
+        if emit.images_are_open and any(stride > 1 for stride in self.strides):
+            return False
         skips = any(stride > extent for stride, extent in zip(self.strides, self.extent, strict=True))
         return self.is_tflite_same and not (skips and emit.runtime is not None and emit.runtime.same_must_not_skip)
 

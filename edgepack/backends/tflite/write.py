@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,12 @@ from edgepack.backends.spelling import respell
 from edgepack.backends.table import BackendError, Obstacle
 from edgepack.backends.tflite.emit import Emitter, is_integer, stored_dtype
 from edgepack.backends.tflite.flatbuffer import serialize
-from edgepack.backends.tflite.layout import Layout, channels_last
+from edgepack.backends.tflite.layout import Layout, Shape, channels_last
 from edgepack.backends.tflite.metadata import NAME, metadata, with_files
 from edgepack.backends.tflite.program import Options, Program, Tensor, View
 from edgepack.backends.tflite.runtimes import runtime as old_runtime
 from edgepack.backends.tflite.table import TABLE, computes_in_float
+from edgepack.backends.tflite.unify import unified
 from edgepack.backends.tflite.unshared import unshared
 from edgepack.hub.graph import constant, static_shape
 from edgepack.hub.passes import convolutions, geometry, indices, sampling
@@ -40,6 +41,9 @@ _SPELLINGS = (
     indices.ROWS,
 )
 
+# What slides a window over the spatial axes of its first input.
+_WINDOWS = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
+
 _FUSING = frozenset({"Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool"})
 _FUSED_RANGES = {(0.0, 6.0): "Relu6", (-1.0, 1.0): "ReluN1To1", (0.0, None): "Relu"}
 
@@ -60,13 +64,39 @@ def write(model: Path, out: Path, options: WriteOptions) -> ArtifactDescription:
     if scheme.name not in _SCHEMES:
         raise BackendError(f"tflite: scheme {scheme.name} has no kernels that hold up in TFLite", f"use one of {', '.join(_SCHEMES)}")
     graph = _read(model)
-    TABLE.demand(graph.operations)
-    program, makers = _lowered(graph, options)
-    for obstacle in (*_readers_of_dynamic_rows(graph), *_too_new(program, makers, options)):
-        raise BackendError(str(obstacle), obstacle.hint)
+    program, _ = _open_program(options) if options.probes else _fitting(graph, options)
     content = with_files(serialize(program), options)
     (out / FILE).write_bytes(content)
     return _describe(graph, program, options)
+
+
+def _fitting(graph: FoldedGraph, options: WriteOptions, images_are_open: bool = False) -> tuple[Program, Mapping[Tensor, Operation]]:
+    """The artifact of a graph and which operation makes a tensor; BackendError where something stands in the way."""
+    TABLE.demand(graph.operations)
+    program, makers = _lowered(graph, options, images_are_open)
+    for obstacle in (*_readers_of_dynamic_rows(graph), *_too_new(program, makers, options)):
+        raise BackendError(str(obstacle), obstacle.hint)
+    return program, makers
+
+
+def _open_program(options: WriteOptions) -> tuple[Program, Mapping[Tensor, Operation]]:
+    """The artifact that takes every size the options leave open."""
+    graphs = [_read(probe.path) for probe in options.probes]
+    lowered = [_fitting(graph, options, _images_are_open(graphs)) for graph in graphs]
+    makers = lowered[0][1]
+    program = unified([held for held, _ in lowered], [probe.sizes for probe in options.probes], options.example_sizes, makers)
+    return replace(program, metadata={**program.metadata, NAME: metadata(program, options)}), makers
+
+
+def _images_are_open(graphs: Sequence[FoldedGraph]) -> bool:
+    """Whether some window slides over axes whose size is open."""
+    slid = [[_spatial(operation) for operation in graph.operations if operation.op_type in _WINDOWS] for graph in graphs]
+    return any(held != slid[0] for held in slid)
+
+
+def _spatial(operation: Operation) -> Shape:
+    source = operation.inputs[0]
+    return source.shape[2:] if source is not None else ()
 
 
 def obstacles(model: Path, runtime: str = "") -> list[Obstacle]:
@@ -101,9 +131,9 @@ def _readers_of_dynamic_rows(graph: FoldedGraph) -> list[Obstacle]:
     return [Obstacle("tflite", reader.op_type, reader.name, cause, hint) for reader in readers]
 
 
-def _lowered(graph: FoldedGraph, options: WriteOptions) -> tuple[Program, Mapping[Tensor, Operation]]:
+def _lowered(graph: FoldedGraph, options: WriteOptions, images_are_open: bool = False) -> tuple[Program, Mapping[Tensor, Operation]]:
     """The artifact of a graph without obstacles, and which operation makes a tensor."""
-    emit = Emitter(Scheme.parse(options.scheme), old_runtime(options.runtime), _block)
+    emit = Emitter(Scheme.parse(options.scheme), old_runtime(options.runtime), _block, images_are_open)
     makers: dict[Tensor, Operation] = {}
     inputs = [(operand.name, _input(operand, emit, options)) for operand in graph.inputs]
     for operation in graph.operations:
@@ -255,19 +285,24 @@ def _output(operand: Operand, emit: Emitter, options: WriteOptions, taken: list[
 
 
 def _metadata(options: WriteOptions, layouts: dict[str, list[str]]) -> dict[str, bytes]:
-    held = {"name": options.name, "licence": options.licence, "labels": list(options.labels), "scheme": options.scheme, "layouts": layouts}
+    said = {"name": options.name, "licence": options.licence, "labels": list(options.labels), "scheme": options.scheme, "layouts": layouts}
+    ranges = ", ".join(f"{symbol} {low}..{high}" for symbol, (low, high) in options.sizes.items())
+    held = {**said, "sizes": ranges} if ranges else said
     return {"edgepack": json.dumps(held, sort_keys=True).encode()}
 
 
 def _describe(graph: FoldedGraph, program: Program, options: WriteOptions) -> ArtifactDescription:
     moved = sum(call.operator == "TRANSPOSE" for call in program.calls)
     notes = (f"{moved} layout transposes inside",) if moved else ()
-    inputs = tuple(_binding(operand, options.input_layouts) for operand in graph.inputs)
-    outputs = tuple(_binding(operand, options.output_layouts) for operand in graph.outputs)
+    tensors = dict((*program.inputs, *program.outputs))
+    inputs = tuple(_binding(operand, options.input_layouts, tensors[operand.name], bool(options.sizes)) for operand in graph.inputs)
+    outputs = tuple(_binding(operand, options.output_layouts, tensors[operand.name], bool(options.sizes)) for operand in graph.outputs)
     old = old_runtime(options.runtime)
-    return ArtifactDescription(FILE, inputs, outputs, old.runner if old is not None else "litert", notes)
+    return ArtifactDescription(FILE, inputs, outputs, old.runner if old is not None else "litert", notes, sizes=options.sizes)
 
 
-def _binding(operand: Operand, layouts: dict[str, str]) -> Binding:
+def _binding(operand: Operand, layouts: dict[str, str], tensor: Tensor, is_open: bool) -> Binding:
     layout = _end_layout(operand, layouts)
-    return Binding(operand.name, operand.name, stored_dtype(operand.dtype), layout.stored, layout.permutation)
+    said = dict(tensor.open_axes) if is_open else {}
+    shape = tuple(said.get(axis, size) for axis, size in enumerate(layout.stored))
+    return Binding(operand.name, operand.name, stored_dtype(operand.dtype), shape, layout.permutation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edgepack.hub.graph import OPSET, HubError, attribute, label
@@ -141,10 +143,25 @@ def infer_shapes(model: ir.Model) -> bool:
     from onnx_ir.passes import common
 
     names = input_names(model)
-    run_passes(model, common.ShapeInferencePass(), common.OutputFixPass())
+    with _normalized_by_layer(model):
+        run_passes(model, common.ShapeInferencePass())
+    run_passes(model, common.OutputFixPass())
     restore_inputs(model, names)
     _refuse_unknown_shapes(model)
     return False
+
+
+@contextmanager
+def _normalized_by_layer(model: ir.Model) -> Iterator[None]:
+    """Group normalizations as layer normalizations: both keep the shape, and onnx infers it of the second alone (1.23)."""
+    grouped = [node for node in model.graph.all_nodes() if node.op_type == "GroupNormalization"]
+    for node in grouped:
+        node.op_type = "LayerNormalization"
+    try:
+        yield
+    finally:
+        for node in grouped:
+            node.op_type = "GroupNormalization"
 
 
 def input_names(model: ir.Model) -> list[str | None]:

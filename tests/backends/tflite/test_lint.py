@@ -53,6 +53,11 @@ def add_graph(model: Any) -> None:
     model.subgraphs.append(spare)
 
 
+def sign_other_shape(model: Any) -> None:
+    held = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
+    held.shapeSignature = np.asarray([-1, *held.shape[1:-1], held.shape[-1] + 1], np.int32)
+
+
 def lint_of(model: Any, folder: Path) -> list[Finding]:
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
@@ -70,6 +75,7 @@ def lint_of(model: Any, folder: Path) -> list[Finding]:
         (scale_bias, "s_in"),
         (drop_scale, "without a scale"),
         (move_pool_output, "different scales"),
+        (sign_other_shape, "shape signature"),
     ],
 )
 def test_damage_is_found(damage: Callable[[Any], None], said: str, rng: np.random.Generator, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def _integers(name: str, shape: Shape, emit: Emitter) -> View:
 
 def _dynamic(name: str, shape: Shape, emit: Emitter) -> View:
     held = _integers(name, shape, emit)
-    return replace(held, tensor=replace(held.tensor, has_dynamic_rows=True))
+    return replace(held, tensor=replace(held.tensor, open_axes=((0, "?"),)))
 
 
 def _rows_of(operation: Operation, emit: Emitter) -> View:
