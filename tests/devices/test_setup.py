@@ -143,7 +143,7 @@ def test_a_site_of_another_python_is_none(ssh: Ssh, server: Server) -> None:
         site_of(ssh)
 
 
-@pytest.mark.parametrize("damage", ["module", "record"])
+@pytest.mark.parametrize("damage", ["module", pytest.param("record", marks=pytest.mark.slow)])
 def test_a_damaged_site_is_made_again(ssh: Ssh, damage: str) -> None:
     site = Path(setup(ssh).site)
     (site / {"module": "onnxruntime/__init__.py", "record": RECORD}[damage]).write_text("{")

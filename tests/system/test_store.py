@@ -143,10 +143,10 @@ def test_a_budget_that_the_gate_holds_runs_nothing(fresh: tuple[Path, Path]) -> 
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("student.py", "manual_seed(0)", "manual_seed(1)"),
+        pytest.param("student.py", "manual_seed(0)", "manual_seed(1)", marks=pytest.mark.slow),
         ("helper.py", "2 * x - 1", "2 * x - 0.5"),
         ("config.json", "0.5", "0.6"),
-        ("student.py", '"scores"', '"logits"'),
+        pytest.param("student.py", '"scores"', '"logits"', marks=pytest.mark.slow),
     ],
 )
 def test_whatever_changes_the_student_is_captured_again(file: str, old: str, new: str, fresh: tuple[Path, Path]) -> None:
