@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -122,10 +122,12 @@ def as_soon_as(happens: Callable[[], bool], do: Callable[[], object]) -> Iterato
 
     def watch() -> None:
         while not over.is_set():
-            if happens():
-                do()
-                done.set()
-                return
+            # A process that is looked at may end meanwhile.
+            with suppress(psutil.NoSuchProcess):
+                if happens():
+                    do()
+                    done.set()
+                    return
             time.sleep(0.01)
 
     thread = threading.Thread(target=watch)

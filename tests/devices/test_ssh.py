@@ -26,7 +26,7 @@ from edgepack.devices.ssh_words import CutError, explained
 from edgepack.devices.transport import TransportError
 from edgepack.errors import InputError
 from tests.devices.conftest import DEVICE
-from tests.fakes.sshd import NO_HOST, Server
+from tests.fakes.sshd import NO_HOST, Server, name_of
 
 MEGABYTE = 2**20
 SIZE = 20 * MEGABYTE
@@ -53,7 +53,7 @@ def folders() -> set[Path]:
 
 def masters() -> list[psutil.Process]:
     """Shared connections of tests, wherever they run."""
-    return [each for each in psutil.process_iter() if each.name() == "ssh" and any("/tmp/edgepack-ssh-" in word for word in words(each))]
+    return [each for each in psutil.process_iter() if name_of(each) == "ssh" and any("/tmp/edgepack-ssh-" in word for word in words(each))]
 
 
 def words(process: psutil.Process) -> list[str]:
@@ -337,7 +337,7 @@ def test_a_connection_that_falls_silent_is_noticed_and_the_copy_goes_on(server: 
 
 
 def servers(server: Server) -> list[psutil.Process]:
-    return [child for child in psutil.Process(server.process.pid).children(recursive=True) if child.name() == "sftp-server"]
+    return [child for child in psutil.Process(server.process.pid).children(recursive=True) if name_of(child) == "sftp-server"]
 
 
 def test_an_sftp_server_that_hangs_is_given_up_and_the_copy_goes_on(server: Server, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from edgepack.devices.debian import Apt, unpack
+from tests.fakes.sshd import name_of
 
 _SFTP_SERVER = "usr/lib/openssh/sftp-server"
 # Seconds a server has until it greets.
@@ -152,13 +153,7 @@ class Server:
 
     def connections(self) -> list[psutil.Process]:
         """The processes of the connections, two for each: before and after it gave up its privileges."""
-        return [process for process in self.processes() if _name(process) == "sshd"][1:]
-
-
-def _name(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return str(process.name())
-    return ""
+        return [process for process in self.processes() if name_of(process) == "sshd"][1:]
 
 
 def words(process: psutil.Process) -> list[str]:

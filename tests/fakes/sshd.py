@@ -105,7 +105,7 @@ class Server:
 
     def sessions(self) -> list[psutil.Process]:
         """The server's processes of open connections."""
-        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if "sshd" in child.name()]
+        return [child for child in psutil.Process(self.process.pid).children(recursive=True) if "sshd" in name_of(child)]
 
     def logins(self) -> int:
         """How many connections it has let in."""
@@ -123,6 +123,13 @@ class Server:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
         return len(found)
+
+
+def name_of(process: psutil.Process) -> str:
+    """Its name; "" when it has ended meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return str(process.name())
+    return ""
 
 
 @contextlib.contextmanager
