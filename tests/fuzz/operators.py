@@ -541,9 +541,15 @@ def _gather_nd(b: Builder, operator: str) -> object:
     return b.add(operator, [x, _places(b, vectors.reshape(shape))], batch_dims=batch or None)
 
 
+def _scattered(b: Builder) -> tuple[Value, str | None]:
+    """Data and a reduction; booleans have none, and without one ONNX wants no two equal indices."""
+    x, reduction = _any(b, (1, 2, 3, 4)), b.one_of((None, None, "add", "mul", "max", "min"))
+    return x, None if x.array.dtype == np.bool_ else reduction
+
+
 @draws("ScatterND")
 def _scatter_nd(b: Builder, operator: str) -> object:
-    x, reduction = _any(b, (1, 2, 3, 4)), b.one_of((None, None, "add", "mul", "max", "min"))
+    x, reduction = _scattered(b)
     taken = b.whole(1, x.rank)
     sizes = x.shape[:taken]
     vectors = _vectors(b, sizes, min(b.whole(1, 5), int(np.prod(sizes))), reduction is not None)
@@ -551,12 +557,12 @@ def _scatter_nd(b: Builder, operator: str) -> object:
     indices = _places(b, vectors)
     # onnxruntime's scatter takes int64 alone.
     indices = indices if indices.array.dtype == np.int64 else b.add("Cast", [indices], to=7)[0]
-    return b.add(operator, [x, indices, updates], reduction=reduction if x.array.dtype != np.bool_ else None)
+    return b.add(operator, [x, indices, updates], reduction=reduction)
 
 
 @draws("ScatterElements")
 def _scatter_elements(b: Builder, operator: str) -> object:
-    x, reduction = _any(b, (1, 2, 3, 4)), b.one_of((None, None, "add", "mul", "max", "min"))
+    x, reduction = _scattered(b)
     axis = b.axis(x.rank)
     shape = [size if b.chance(0.5) else b.whole(1, size) for size in x.shape]
     size = x.shape[axis]
@@ -564,7 +570,7 @@ def _scatter_elements(b: Builder, operator: str) -> object:
     indices = np.take(order, range(shape[axis]), axis=axis)
     indices = indices if reduction is None else b.random.integers(-size, size, shape)
     updates = b.fresh(shape, x.array.dtype)
-    return b.add(operator, [x, _places(b, indices), updates], axis=axis, reduction=reduction if x.array.dtype != np.bool_ else None)
+    return b.add(operator, [x, _places(b, indices), updates], axis=axis, reduction=reduction)
 
 
 @draws("OneHot")
