@@ -49,7 +49,7 @@ def celu(operation: Operation, emit: Emitter) -> View:
 
 def _chosen(condition: View, chosen: View, other: View, emit: Emitter) -> View:
     whole = chosen if len(chosen.stored) == len(condition.stored) and not chosen.is_constant else other
-    return emit.run("SELECT_V2", [condition, chosen, other], emit.like(whole, whole.layout, "chosen"), _SELECT)
+    return emit.run("SELECT_V2", [condition, chosen, other], emit.like(whole, condition.layout, "chosen"), _SELECT)
 
 
 @lowers("ThresholdedRelu", honours={"alpha"})
