@@ -43,10 +43,6 @@ class OldRuntime:
         """Whether the operands of that rank must have the shape of the result."""
         return rank > self.broadcasts.get(operator, rank)
 
-    def has(self, operator: str, number: int) -> bool:
-        """Whether it knows a version of an operator."""
-        return number <= self.highest.get(operator, 0)
-
     def refusal(self, call: Call) -> str:
         """Why it does not run a call, or runs it wrongly; "" when it is right."""
         number, highest = version(call), self.highest.get(call.operator, 0)
